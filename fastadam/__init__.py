@@ -1,0 +1,8 @@
+"""The Adam optimizer for NumPy arrays: in place, exact to the bit, as fast as the machine allows."""
+
+from fastadam._config import show_config
+from fastadam._version import __version__
+from fastadam.functional import adam_step
+from fastadam.optimizer import Adam, AdamW
+
+__all__ = ["Adam", "AdamW", "__version__", "adam_step", "show_config"]

@@ -1,0 +1,249 @@
+"""Checks on users' arrays, and the plain arrays that a backend works on.
+
+A backend takes only *plain* arrays: dense, aligned, in the order of the
+parameter's memory, and overlapping nothing that is written. Whatever else a
+user has is copied into a plain stand-in and, if it is written, back.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
+
+from fastadam import _hyper, _tree
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+DTYPES = tuple(map(np.dtype, (np.float32, np.float64, np.complex64, np.complex128)))
+SUPPORTED = "float32, float64, complex64 or complex128"
+
+
+class Slot(NamedTuple):
+    """One array as a backend sees it; `param` and `state` are plain."""
+
+    param: Array
+    state: tuple[Array, ...]
+    group: int
+    copies: tuple[tuple[Array, Array], ...]  # (user's array, plain stand-in) where they differ
+
+
+class Arrays:
+    """The arrays that are stepped together: plain, and matched with gradients at each step.
+
+    Parameters
+    ----------
+    spec : nesting of lists and dicts
+        Where each array's gradient is found.
+    names : (str, str)
+        What messages call the parameters and the gradients ...
+    suffixes : sequence of str
+        ... and what they add for each array, such as ``"['W']"``.
+    params : sequence of ndarray
+        The parameters as the user holds them.
+    slots : sequence of Slot
+    written : iterable of ndarray
+        All memory of the user's that a step writes.
+    """
+
+    def __init__(
+        self,
+        spec: _tree.Spec,
+        names: tuple[str, str],
+        suffixes: Sequence[str],
+        params: Sequence[Array],
+        slots: Sequence[Slot],
+        written: Iterable[Array],
+        n_groups: int = 1,
+    ) -> None:
+        self.spec = spec
+        self.names = names
+        self.suffixes = suffixes
+        self.params = params
+        self.slots = slots
+        self.spans = Spans(written)
+        self.traits = [
+            _hyper.Traits(
+                float32=any(slot.param.real.dtype == np.float32 for slot in group),
+                max_exp_avg_sq=all(len(slot.state) == 3 for slot in group),
+            )
+            for group in ([s for s in slots if s.group == i] for i in range(n_groups))
+        ]
+        self._bounds = [byte_bounds(param) for param in params]
+        self._staged: dict[int, Array] = {}
+
+    def plain_gradients(self, grads: Any) -> list[Array | None]:
+        """The gradients, in the order of the slots, checked and plain.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError
+            The nesting, a shape, a dtype or a kind of array does not fit.
+        """
+        self._check_params()
+        name = self.names[1]
+        leaves = list(_tree.flatten(self.spec, grads, name))
+        checked = [
+            None if leaf is None else check_gradient(name + suffix, leaf, slot.param)
+            for leaf, suffix, slot in zip(leaves, self.suffixes, self.slots, strict=True)
+        ]
+        return [None if grad is None else self._plain(i, grad) for i, grad in enumerate(checked)]
+
+    def check_groups(self, groups: Sequence[_hyper.Group]) -> list[_hyper.Hyper]:
+        """The groups' hyper-parameters, checked."""
+        if len(groups) != len(self.traits):
+            raise ValueError(
+                f"param_groups has {len(groups)} entries, expected {len(self.traits)}; "
+                "use add_param_group"
+            )
+        return [
+            _hyper.check_group(group, traits)
+            for group, traits in zip(groups, self.traits, strict=True)
+        ]
+
+    def _plain(self, i: int, grad: Array) -> Array:
+        like = self.slots[i].param
+        if grad.flags.aligned and same_order(grad, like) and not self.spans.touch(grad):
+            return grad
+        if i not in self._staged:
+            self._staged[i] = np.empty_like(like)
+        np.copyto(self._staged[i], grad)
+        return self._staged[i]
+
+    def _check_params(self) -> None:
+        for param, suffix, slot, bounds in zip(
+            self.params, self.suffixes, self.slots, self._bounds, strict=True
+        ):
+            if not param.flags.writeable:
+                raise ValueError(f"{self.names[0]}{suffix} has become read-only")
+            if param.shape != slot.param.shape or byte_bounds(param) != bounds:
+                raise ValueError(
+                    f"{self.names[0]}{suffix} was resized or reshaped; found {param.shape}, "
+                    f"expected {slot.param.shape}"
+                )
+
+
+class Spans:
+    """The memory that a step writes: sorted, disjoint intervals of addresses."""
+
+    def __init__(self, arrays: Iterable[Array]) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        for start, end in sorted(byte_bounds(array) for array in arrays if array.size):
+            if self.ends and start < self.ends[-1]:
+                self.ends[-1] = max(end, self.ends[-1])
+            else:
+                self.starts.append(start)
+                self.ends.append(end)
+
+    def touch(self, array: Array) -> bool:
+        """Whether an array may lie in any of this memory."""
+        start, end = byte_bounds(array)
+        before = bisect_left(self.starts, end)
+        return array.size > 0 and before > 0 and self.ends[before - 1] > start
+
+
+def check_written(label: str, array: Any, like: Array | None = None) -> None:
+    """Check an array that steps will change in place; `like` has its shape and dtype."""
+    _refuse_masked(label, array)
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{label} is a {type(array).__name__}; expected a numpy.ndarray")
+    if array.dtype not in DTYPES or not array.dtype.isnative:
+        order = "" if array.dtype.isnative else " (not the native byte order)"
+        raise TypeError(f"{label}: dtype {array.dtype}{order}, expected {SUPPORTED}")
+    if like is not None:
+        _check_like(label, array, like)
+    if not array.flags.writeable:
+        raise ValueError(f"{label} is read-only, and a step changes it in place")
+    if _may_overlap_itself(array):
+        raise ValueError(f"{label}: its elements share memory (strides {array.strides})")
+
+
+def check_gradient(label: str, value: Any, param: Array) -> Array:
+    """Check a gradient against its parameter and return it as a plain ndarray object."""
+    _refuse_masked(label, value)
+    if isinstance(value, list | tuple | Mapping) or not hasattr(value, "__array__"):
+        raise TypeError(f"{label} is a {type(value).__name__}; expected a numpy.ndarray")
+    grad = np.asarray(value)
+    _check_like(label, grad, param)
+    return grad.view(param.dtype) if grad.dtype is not param.dtype else grad
+
+
+def check_separate(arrays: Sequence[tuple[str, Array]]) -> None:
+    """Check that no two arrays share memory."""
+    spans = sorted(
+        ((*byte_bounds(array), label, array) for label, array in arrays if array.size),
+        key=lambda span: span[:2],
+    )
+    open_spans: list[tuple[int, int, str, Array]] = []
+    for span in spans:
+        open_spans = [other for other in open_spans if other[1] > span[0]]
+        for other in open_spans:
+            if _share(other[3], span[3]):
+                raise ValueError(f"{other[2]} and {span[2]} share memory")
+        open_spans.append(span)
+
+
+def is_plain(array: Array) -> bool:
+    """Whether a backend can walk the array's memory from end to end."""
+    if not array.flags.aligned:
+        return False
+    if array.flags.forc:
+        return True
+    extent = array.itemsize
+    for stride, length in sorted(zip(array.strides, array.shape, strict=True)):
+        if length > 1:
+            if stride != extent:
+                return False
+            extent *= length
+    return True
+
+
+def same_order(a: Array, b: Array) -> bool:
+    """Whether two plain-or-not arrays of one shape have equal steps in memory."""
+    if (a.flags.c_contiguous and b.flags.c_contiguous) or (
+        a.flags.f_contiguous and b.flags.f_contiguous
+    ):
+        return True
+    return a.strides == b.strides
+
+
+def plain_like(array: Array, like: Array) -> Array:
+    """The array itself if it is plain and in the order of `like`, else a stand-in that is."""
+    if is_plain(array) and same_order(array, like):
+        return array
+    return np.empty_like(like, subok=False)
+
+
+def _refuse_masked(label: str, value: Any) -> None:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{label} is a masked array; pass its .data or .filled() values")
+
+
+def _check_like(label: str, array: Array, param: Array) -> None:
+    if array.shape != param.shape:
+        raise ValueError(f"{label}: shape {array.shape}, expected {param.shape} as the parameter's")
+    if array.dtype != param.dtype:
+        raise TypeError(f"{label}: dtype {array.dtype}, expected {param.dtype} as the parameter's")
+
+
+def _may_overlap_itself(array: Array) -> bool:
+    extent = array.itemsize
+    for stride, length in sorted(
+        (abs(stride), length) for stride, length in zip(array.strides, array.shape, strict=True)
+    ):
+        if length > 1:
+            if stride < extent:
+                return array.size > 0
+            extent += stride * (length - 1)
+    return False
+
+
+def _share(a: Array, b: Array) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True

@@ -1,0 +1,89 @@
+"""Choose what runs the rule: the compiled extension or NumPy. Done once, on import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from fastadam import _numpy
+from fastadam._arrays import Arrays
+
+_native: ModuleType | None = None
+_missing: str | None = None
+try:
+    _native = import_module("fastadam._native")
+except ImportError as error:
+    _missing = str(error)
+
+#: What `select` takes, fastest first: this CPU's instruction sets, then NumPy.
+available: list[str] = [
+    *([name for name, has in _native.instruction_sets().items() if has] if _native else []),
+    "numpy",
+]
+_module: ModuleType = _numpy
+
+
+def batch(arrays: Arrays, steps: list[int], finished: int) -> Any:
+    """The chosen backend's Batch of some arrays, after so many steps of each and of all."""
+    return _module.Batch(arrays, steps, finished)
+
+
+def describe() -> dict[str, Any]:
+    """What was compiled, what this CPU has and what was chosen."""
+    compiled = _module is not _numpy
+    return {
+        "backend": "c" if compiled else "numpy",
+        "instruction_set": _native.used() if _native and compiled else None,
+        "instruction_sets": _native.instruction_sets() if _native else {},
+        "built_with": _native.built_with if _native else None,
+        "extension_missing": _missing,
+    }
+
+
+def select(choice: str) -> None:
+    """Use one of `available` from now on."""
+    global _module
+    if choice == "numpy" or _native is None:
+        _module = _numpy
+    else:
+        _native.use(choice)
+        _module = _native
+
+
+@contextmanager
+def using(choice: str) -> Iterator[None]:
+    """Use one of `available` for a while."""
+    before = describe()["instruction_set"] or "numpy"
+    select(choice)
+    try:
+        yield
+    finally:
+        select(before)
+
+
+def _choose() -> None:
+    backend = os.environ.get("FASTADAM_BACKEND", "")
+    if backend not in ("", "c", "numpy"):
+        raise ImportError(f"FASTADAM_BACKEND={backend}: expected c or numpy")
+    if backend == "c" and _native is None:
+        raise ImportError(
+            "FASTADAM_BACKEND=c, but fastadam was installed without its compiled extension "
+            f"({_missing}); install a wheel, or build it where there is a C compiler"
+        )
+    wanted = os.environ.get("FASTADAM_ISA", "")
+    if backend == "numpy":
+        select("numpy")
+    elif not wanted:
+        select(available[0])
+    elif wanted in available[:-1]:
+        select(wanted)
+    else:
+        found = ", ".join(available[:-1]) or "no instruction sets (there is no compiled extension)"
+        raise ImportError(f"FASTADAM_ISA={wanted}: not available; this CPU and build have {found}")
+
+
+_choose()

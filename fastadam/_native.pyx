@@ -1,0 +1,309 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The binding: arrays to pointers, then one C call with the GIL released.
+
+Gradients that are plain (see _arrays.py) are recognized here in a few
+nanoseconds each; all others take the way through `Arrays.plain_gradients`,
+which copies or refuses them.
+"""
+
+from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.list cimport PyList_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_CLEAR, Py_INCREF
+from cpython.sequence cimport PySequence_Fast_GET_SIZE, PySequence_Fast_ITEMS
+cimport numpy as cnp
+
+from fastadam import _hyper
+
+cnp.import_array()
+
+cdef extern from "fastadam.h":
+    enum: FA_FLOAT32, FA_FLOAT64, FA_STATES
+    ctypedef struct fa_hyper:
+        double lr, beta1, beta2, eps, weight_decay, loss_scale
+        int amsgrad, maximize, decoupled, epsilon_hat
+    ctypedef struct fa_scalars:
+        pass
+    ctypedef struct fa_array:
+        void *param
+        const void *grad
+        void *state[FA_STATES]
+        int64_t size, step
+        int group, dtype
+    ctypedef void fa_kernel(const fa_array *array, int64_t begin, int64_t end) nogil
+    ctypedef struct fa_isa:
+        const char *name
+        int (*cpu_has)() nogil
+        fa_kernel **streams
+    const fa_isa fa_isas[]
+    void fa_step(const fa_isa *isa, const fa_hyper *groups, fa_array *arrays, int64_t n,
+                 fa_scalars *scratch) nogil
+
+cdef extern from *:
+    const char *FA_BUILT_WITH
+
+cdef extern from "numpy/arrayobject.h":
+    void *PyArray_DESCR(cnp.ndarray array)
+    int PyArray_CopyInto(cnp.ndarray dest, cnp.ndarray src) except -1
+
+cdef enum:
+    BOTH_ORDERS = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
+
+cdef tuple KEYS = _hyper.KEYS
+built_with = FA_BUILT_WITH.decode()
+cdef const fa_isa *isa = NULL
+
+
+def instruction_sets():
+    """{name: whether this CPU has it} of the compiled instruction sets, best first."""
+    names = {}
+    cdef const fa_isa *row = fa_isas
+    while row.name != NULL:
+        names[row.name.decode()] = bool(row.cpu_has())
+        row += 1
+    return names
+
+
+def use(str name):
+    """Take the kernels of an instruction set that the CPU has."""
+    global isa
+    cdef const fa_isa *row = fa_isas
+    while row.name.decode() != name:
+        row += 1
+    isa = row
+
+
+def used():
+    """The name of the instruction set whose kernels are used."""
+    return isa.name.decode()
+
+
+def streams(cnp.ndarray param, cnp.ndarray grad, cnp.ndarray exp_avg, cnp.ndarray exp_avg_sq):
+    """Move the memory of a step with one addition for each store: a yardstick for bench/."""
+    cdef fa_array array
+    array.param = cnp.PyArray_DATA(param)
+    array.grad = cnp.PyArray_DATA(grad)
+    array.state[0] = cnp.PyArray_DATA(exp_avg)
+    array.state[1] = cnp.PyArray_DATA(exp_avg_sq)
+    cdef int64_t size = param.size
+    cdef int dtype = FA_FLOAT32 if param.itemsize == 4 else FA_FLOAT64
+    with nogil:
+        isa.streams[dtype](&array, 0, size)
+
+
+# What the binding knows of an array besides what C needs.
+cdef struct Slot:
+    PyObject *user  # the parameter as the user holds it
+    PyObject *like  # the plain array in whose order gradients must come
+    char *data  # where `user` lay when the batch was made
+    PyObject *grad  # owned during a step, so that nobody can free it
+
+
+cdef class Batch:
+    """The arrays of an optimizer with their step counts; the twin of _numpy.Batch."""
+
+    cdef object arrays, spec
+    cdef list copies  # (index, user's array, plain array)
+    cdef list seen  # for each group, the values that c_groups was made from
+    cdef list scheduled  # for each group, its Hyper if its lr is a function, else None
+    cdef readonly int64_t finished
+    cdef Py_ssize_t n, n_groups, n_spans
+    cdef fa_array *c_arrays
+    cdef fa_hyper *c_groups
+    cdef fa_scalars *scratch
+    cdef Slot *slots
+    cdef uintptr_t *starts
+    cdef uintptr_t *ends
+
+    def __cinit__(self, arrays, steps, finished):
+        cdef Py_ssize_t i, k
+        self.arrays = arrays
+        self.spec = arrays.spec
+        self.finished = finished
+        self.n = len(arrays.slots)
+        self.n_groups = len(arrays.traits)
+        self.n_spans = len(arrays.spans.starts)
+        self.c_arrays = <fa_array *>allocate(self.n, sizeof(fa_array))
+        self.c_groups = <fa_hyper *>allocate(self.n_groups, sizeof(fa_hyper))
+        self.scratch = <fa_scalars *>allocate(self.n, sizeof(fa_scalars))
+        self.slots = <Slot *>allocate(self.n, sizeof(Slot))
+        self.starts = <uintptr_t *>allocate(self.n_spans, sizeof(uintptr_t))
+        self.ends = <uintptr_t *>allocate(self.n_spans, sizeof(uintptr_t))
+        self.copies = []
+        self.seen = [[None] * len(_hyper.KEYS) for _ in range(self.n_groups)]
+        self.scheduled = [None] * self.n_groups
+        for i in range(self.n_spans):
+            self.starts[i] = arrays.spans.starts[i]
+            self.ends[i] = arrays.spans.ends[i]
+        for i in range(self.n):
+            slot, user = arrays.slots[i], arrays.params[i]
+            is_complex = slot.param.dtype.kind == "c"
+            self.slots[i].user = <PyObject *>user
+            self.slots[i].like = <PyObject *>slot.param
+            self.slots[i].data = cnp.PyArray_BYTES(user)
+            self.c_arrays[i].param = cnp.PyArray_DATA(slot.param)
+            for k, state in enumerate(slot.state):
+                self.c_arrays[i].state[k] = cnp.PyArray_DATA(state)
+            self.c_arrays[i].size = slot.param.size * (2 if is_complex else 1)
+            self.c_arrays[i].dtype = FA_FLOAT32 if slot.param.real.itemsize == 4 else FA_FLOAT64
+            self.c_arrays[i].group = slot.group
+            self.c_arrays[i].step = steps[i]
+            self.copies += [(i, user_array, plain) for user_array, plain in slot.copies]
+
+    def __dealloc__(self):
+        free(self.c_arrays)
+        free(self.c_groups)
+        free(self.scratch)
+        free(self.slots)
+        free(self.starts)
+        free(self.ends)
+
+    @property
+    def steps(self):
+        """The number of finished steps of each array."""
+        return [self.c_arrays[i].step for i in range(self.n)]
+
+    def step(self, grads, list groups, loss_scale):
+        """One step of every array that has a gradient; all checks come first."""
+        cdef Py_ssize_t i
+        try:
+            if not self.take(self.spec, grads):
+                self.release()
+                for i, grad in enumerate(self.arrays.plain_gradients(grads)):
+                    if not self.take_leaf(i, grad):
+                        raise RuntimeError(f"{self.arrays.suffixes[i]} changed during the step")
+            self.load_groups(groups, loss_scale)
+            for i, user, plain in self.copies:
+                PyArray_CopyInto(plain, user)
+            with nogil:
+                fa_step(isa, self.c_groups, self.c_arrays, self.n, self.scratch)
+            for i, user, plain in self.copies:
+                PyArray_CopyInto(user, plain)
+            self.finished += 1
+        finally:
+            self.release()
+
+    cdef bint take(self, object spec, object grads) except -1:
+        """Take plain gradients nested as the spec says; False if anything is unusual."""
+        cdef Py_ssize_t i
+        cdef PyObject *child_grads
+        if type(spec) is int:
+            return self.take_leaf(spec, grads)
+        if type(spec) is list:
+            if type(grads) is not list and type(grads) is not tuple:
+                return False
+            if PySequence_Fast_GET_SIZE(grads) != PyList_GET_SIZE(spec):
+                return False
+            for i in range(PyList_GET_SIZE(spec)):
+                if not self.take((<list>spec)[i], <object>PySequence_Fast_ITEMS(grads)[i]):
+                    return False
+            return True
+        if type(grads) is not dict or len(<dict>grads) != len(<dict>spec):
+            return False
+        for key, child in (<dict>spec).items():
+            child_grads = PyDict_GetItemWithError(grads, key)
+            if child_grads == NULL or not self.take(child, <object>child_grads):
+                return False
+        return True
+
+    cdef bint take_leaf(self, Py_ssize_t i, object grad):
+        cdef fa_array *array = &self.c_arrays[i]
+        cdef Slot *slot = &self.slots[i]
+        if grad is None:
+            return True
+        if type(grad) is not cnp.ndarray:
+            return False
+        cdef cnp.ndarray g = <cnp.ndarray>grad
+        cdef cnp.ndarray user = <cnp.ndarray>slot.user
+        cdef cnp.ndarray like = <cnp.ndarray>slot.like
+        cdef size_t dims = cnp.PyArray_NDIM(like) * sizeof(cnp.npy_intp)
+        cdef int flags = cnp.PyArray_FLAGS(g)
+        if (
+            PyArray_DESCR(g) != PyArray_DESCR(like)
+            or not flags & cnp.NPY_ARRAY_ALIGNED
+            or cnp.PyArray_NDIM(g) != cnp.PyArray_NDIM(like)
+            or memcmp(cnp.PyArray_DIMS(g), cnp.PyArray_DIMS(like), dims)
+            or not (
+                flags & cnp.PyArray_FLAGS(like) & BOTH_ORDERS
+                or memcmp(cnp.PyArray_STRIDES(g), cnp.PyArray_STRIDES(like), dims) == 0
+            )
+        ):
+            return False
+        if user is not like and (
+            cnp.PyArray_NDIM(user) != cnp.PyArray_NDIM(like)
+            or memcmp(cnp.PyArray_DIMS(user), cnp.PyArray_DIMS(like), dims)
+        ):
+            return False
+        if cnp.PyArray_BYTES(user) != slot.data or not cnp.PyArray_FLAGS(user) & cnp.NPY_ARRAY_WRITEABLE:
+            return False
+        if self.is_written(<uintptr_t>cnp.PyArray_DATA(g), cnp.PyArray_NBYTES(g)):
+            return False
+        Py_INCREF(g)
+        slot.grad = <PyObject *>g
+        array.grad = cnp.PyArray_DATA(g)
+        return True
+
+    cdef bint is_written(self, uintptr_t start, size_t size) noexcept:
+        """Whether a step writes any of this memory; see _arrays.Spans."""
+        cdef Py_ssize_t low = 0, high = self.n_spans, middle
+        while low < high:  # find the first span that begins at or behind the end
+            middle = (low + high) // 2
+            if self.starts[middle] < start + size:
+                low = middle + 1
+            else:
+                high = middle
+        return low > 0 and self.ends[low - 1] > start
+
+    cdef void release(self) noexcept:
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            self.c_arrays[i].grad = NULL
+            Py_CLEAR(self.slots[i].grad)
+
+    cdef int load_groups(self, list groups, loss_scale) except -1:
+        cdef Py_ssize_t i
+        cdef fa_hyper *c_group
+        cdef double scale = 1.0
+        if type(loss_scale) is not float or <double>loss_scale != 1.0:
+            scale = _hyper.check_loss_scale(loss_scale)
+        if PyList_GET_SIZE(groups) != self.n_groups:
+            self.arrays.check_groups(groups)
+        for i in range(self.n_groups):
+            c_group = &self.c_groups[i]
+            if self.is_changed(groups[i], self.seen[i]):
+                hyper = _hyper.check_group(groups[i], self.arrays.traits[i])
+                self.seen[i] = [groups[i][key] for key in KEYS]
+                self.scheduled[i] = hyper if callable(hyper.lr) else None
+                c_group.lr = 0.0 if callable(hyper.lr) else hyper.lr
+                c_group.beta1 = hyper.beta1
+                c_group.beta2 = hyper.beta2
+                c_group.eps = hyper.eps
+                c_group.weight_decay = hyper.weight_decay
+                c_group.amsgrad = hyper.amsgrad
+                c_group.maximize = hyper.maximize
+                c_group.decoupled = hyper.decoupled
+                c_group.epsilon_hat = hyper.epsilon_hat
+            if self.scheduled[i] is not None:
+                c_group.lr = _hyper.lr_now(self.scheduled[i], self.finished)
+            c_group.loss_scale = scale
+        return 0
+
+    cdef bint is_changed(self, group, list seen) except -1:
+        """Whether a value was replaced since the group was last checked."""
+        cdef Py_ssize_t i
+        if type(group) is not dict:
+            return True
+        for i in range(len(seen)):
+            if PyDict_GetItemWithError(group, KEYS[i]) != <PyObject *>seen[i]:
+                return True
+        return False
+
+
+cdef void *allocate(Py_ssize_t n, size_t size) except NULL:
+    cdef void *memory = calloc(n + 1, size)
+    if memory == NULL:
+        raise MemoryError
+    return memory

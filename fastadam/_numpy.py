@@ -1,0 +1,141 @@
+"""The rule in NumPy: the specification, and the stand-in without the extension.
+
+`adam` is csrc/kernel.c and `Scalars` csrc/scalars.c, line for line: the same
+names, the same operations in the same order, each rounded once to the dtype.
+Adam is Kingma & Ba, arXiv:1412.6980, algorithm 1; AMSGrad is Reddi, Kale &
+Kumar, arXiv:1904.09237, algorithm 2; decoupled decay is Loshchilov & Hutter,
+arXiv:1711.05101, algorithm 2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastadam import _hyper
+from fastadam._arrays import Array, Arrays
+
+# Elements worked on at a time: two scratch blocks and the block's four arrays
+# stay in a 512 KiB second-level cache; bench/numpy_block.py compares sizes.
+BLOCK = 16384
+
+
+class Scalars:
+    """The numbers of one step, computed in double and rounded once to the dtype."""
+
+    def __init__(
+        self, hyper: _hyper.Hyper, lr: float, loss_scale: float, step: int, dtype: np.dtype[Any]
+    ) -> None:
+        real = dtype.type
+        self.b1, self.b2 = real(hyper.beta1), real(hyper.beta2)
+        self.c1, self.c2 = 1 - self.b1, 1 - self.b2
+        bc1 = 1 - float(self.b1) ** step
+        bc2 = 1 - float(self.b2) ** step
+        self.step_size = real(lr * math.sqrt(bc2) / bc1 if hyper.epsilon_hat else lr / bc1)
+        self.root = real(1 if hyper.epsilon_hat else 1 / math.sqrt(bc2))
+        self.eps = real(hyper.eps)
+        self.keep = real(1 - lr * hyper.weight_decay if hyper.decoupled else 1)
+        self.coupled = not hyper.decoupled and hyper.weight_decay != 0
+        self.weight_decay = real(hyper.weight_decay)
+        self.grad_factor = real((-1 if hyper.maximize else 1) / loss_scale)
+        self.amsgrad = hyper.amsgrad
+        self.smallest_normal = np.finfo(dtype).smallest_normal
+
+
+class Scratch:
+    """Room for a block's intermediate values."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.a, self.b = np.empty((2, BLOCK), dtype)
+        self.tiny = np.empty(BLOCK, np.bool_)
+
+
+def adam(
+    k: Scalars, p: Array, grad: Array, m: Array, v: Array, vmax: Array | None, scratch: Scratch
+) -> None:
+    """Step one block in place. Multiplying by one changes no bit, so it is left out."""
+    a, b, tiny = scratch.a[: p.size], scratch.b[: p.size], scratch.tiny[: p.size]
+    g = grad
+    if k.grad_factor != 1:
+        g = np.multiply(grad, k.grad_factor, out=a)
+    if k.coupled:
+        np.multiply(k.weight_decay, p, out=b)
+        g = np.add(g, b, out=a)
+    np.multiply(k.b1, m, out=m)
+    np.multiply(k.c1, g, out=b)
+    np.add(m, b, out=m)
+    np.multiply(k.b2, v, out=v)
+    np.multiply(g, g, out=b)
+    np.multiply(k.c2, b, out=b)
+    np.add(v, b, out=v)
+    for moment in (m, v):
+        np.abs(moment, out=b)
+        np.less(b, k.smallest_normal, out=tiny)
+        if tiny.any():
+            moment[tiny] = 0
+    s = v
+    if vmax is not None:
+        s = np.maximum(vmax, v, out=vmax)
+    denom = np.sqrt(s, out=b)
+    if k.root != 1:
+        np.multiply(denom, k.root, out=denom)
+    np.add(denom, k.eps, out=denom)
+    np.multiply(k.step_size, m, out=a)
+    np.divide(a, denom, out=a)
+    if k.keep != 1:
+        np.multiply(p, k.keep, out=p)
+    np.subtract(p, a, out=p)
+
+
+def flat(array: Array) -> Array:
+    """A plain array's memory as a vector of real numbers."""
+    vector = np.lib.stride_tricks.as_strided(array, (array.size,), (array.itemsize,))
+    return vector.view(vector.real.dtype)
+
+
+class Batch:
+    """The arrays of an optimizer with their step counts; the twin of _native.Batch."""
+
+    def __init__(self, arrays: Arrays, steps: list[int], finished: int) -> None:
+        self.steps = list(steps)
+        self.finished = finished
+        self._arrays = arrays
+        self._flat = [(flat(slot.param), *map(flat, slot.state)) for slot in arrays.slots]
+        self._scratch = {p.dtype: Scratch(p.dtype) for p, *_ in self._flat}
+
+    def step(self, grads: Any, groups: list[_hyper.Group], loss_scale: float) -> None:
+        """One step of every array that has a gradient; all checks come first."""
+        plain = self._arrays.plain_gradients(grads)
+        hypers = self._arrays.check_groups(groups)
+        lrs = [_hyper.lr_now(hyper, self.finished) for hyper in hypers]
+        loss_scale = _hyper.check_loss_scale(loss_scale)
+        scalars: dict[tuple[int, int, np.dtype[Any]], Scalars] = {}
+        with np.errstate(all="ignore"):
+            for i, (grad, slot) in enumerate(zip(plain, self._arrays.slots, strict=True)):
+                if grad is None:
+                    continue
+                group, step, dtype = slot.group, self.steps[i] + 1, self._flat[i][0].dtype
+                if (group, step, dtype) not in scalars:
+                    scalars[group, step, dtype] = Scalars(
+                        hypers[group], lrs[group], loss_scale, step, dtype
+                    )
+                self._step_array(i, flat(grad), scalars[group, step, dtype])
+                self.steps[i] = step
+        self.finished += 1
+
+    def _step_array(self, i: int, grad: Array, k: Scalars) -> None:
+        p, m, v, *rest = self._flat[i]
+        vmax = rest[0] if k.amsgrad else None
+        slot = self._arrays.slots[i]
+        for user, plain in slot.copies:
+            np.copyto(plain, user)
+        for start in range(0, p.size, BLOCK):
+            cut = slice(start, start + BLOCK)
+            adam(
+                k, p[cut], grad[cut], m[cut], v[cut],
+                None if vmax is None else vmax[cut], self._scratch[p.dtype],
+            )  # fmt: skip
+        for user, plain in slot.copies:
+            np.copyto(user, plain)

@@ -1,0 +1,59 @@
+"""Nested containers of arrays.
+
+A *spec* is a nesting of lists and dicts with the leaves' indices in place of
+the arrays: ``{"W": 0, "layers": [1, 2]}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+Spec: TypeAlias = Any  # int | list[Spec] | dict[Hashable, Spec]; mypy has no recursive aliases here
+Path: TypeAlias = tuple[Any, ...]
+
+
+def index(nest: Any, leaves: list[tuple[Path, Any]], first: int = 0, path: Path = ()) -> Spec:
+    """The spec of a nesting; its leaves are appended to `leaves` with their paths.
+
+    The first leaf in the list has the index `first`.
+    """
+    if isinstance(nest, Mapping):
+        return {key: index(child, leaves, first, (*path, key)) for key, child in nest.items()}
+    if isinstance(nest, list | tuple):
+        return [index(child, leaves, first, (*path, i)) for i, child in enumerate(nest)]
+    leaves.append((path, nest))
+    return first + len(leaves) - 1
+
+
+def flatten(spec: Spec, nest: Any, label: str) -> Iterator[Any]:
+    """The leaves of `nest`, in the order of the spec, whose nesting it must repeat."""
+    if isinstance(spec, dict):
+        if not isinstance(nest, Mapping):
+            raise TypeError(f"{label}: expected a dict, found {_kind(nest)}")
+        for key in spec:
+            if key not in nest:
+                raise KeyError(f"{label} lacks the key {key!r}")
+        for key in nest:
+            if key not in spec:
+                raise KeyError(f"{label} has an unexpected key {key!r}")
+        for key, child in spec.items():
+            yield from flatten(child, nest[key], f"{label}[{key!r}]")
+    elif isinstance(spec, list):
+        if not isinstance(nest, list | tuple):
+            raise TypeError(f"{label}: expected a list or tuple, found {_kind(nest)}")
+        if len(nest) != len(spec):
+            raise ValueError(f"{label}: expected {len(spec)} entries, found {len(nest)}")
+        for i, child in enumerate(spec):
+            yield from flatten(child, nest[i], f"{label}[{i}]")
+    else:
+        yield nest
+
+
+def label(prefix: str, path: Path) -> str:
+    """A leaf as the user would write it: ``grads['layers'][0]``."""
+    return prefix + "".join(f"[{step!r}]" for step in path)
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

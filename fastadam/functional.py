@@ -1,0 +1,130 @@
+"""Adam without an optimizer object: a step on arrays that the caller keeps."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+from fastadam import _backend, _hyper
+from fastadam._arrays import Array, Arrays, Slot, check_separate, check_written, plain_like
+
+
+def adam_step(
+    param: Array | Sequence[Array],
+    grad: Array | None | Sequence[Array | None],
+    exp_avg: Array | Sequence[Array],
+    exp_avg_sq: Array | Sequence[Array],
+    *,
+    step: int | Sequence[int],
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
+    max_exp_avg_sq: Array | Sequence[Array] | None = None,
+    maximize: bool = False,
+    epsilon_hat: bool = False,
+    loss_scale: float = 1.0,
+) -> None:
+    """Do one Adam step in place on one array or on several.
+
+    Parameters
+    ----------
+    param : ndarray or sequence of ndarray
+        Parameters of any shape, float32, float64, complex64 or complex128.
+        Changed in place.
+    grad : ndarray or None, or a sequence of them
+        Gradients, of the parameters' shapes and dtypes. None skips its array.
+    exp_avg, exp_avg_sq : ndarray or sequence of ndarray
+        First and second moments, of the parameters' shapes and dtypes; zeros
+        before the first step. Changed in place.
+    step : int or sequence of int
+        The number of this step, 1 for the first; one for all arrays or one for each.
+    lr, betas, eps, weight_decay, decoupled_weight_decay, maximize, epsilon_hat
+        As in `Adam`; `lr` must be a number.
+    max_exp_avg_sq : ndarray or sequence of ndarray, optional
+        The largest second moments so far. Given, the step is AMSGrad's. Changed in place.
+    loss_scale : float, optional
+        Gradients are divided by it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not fit; the message names it. Nothing was changed.
+
+    References
+    ----------
+    Kingma & Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastadam
+    >>> x, m, v = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
+    >>> fastadam.adam_step(x, 2 * x, m, v, step=1, lr=0.5)
+    >>> x.round(6)
+    array([ 0.5, -1.5])
+    """
+    lr = _hyper.check_lr(lr)
+    group = {
+        "lr": lr,
+        "betas": betas,
+        "eps": eps,
+        "weight_decay": weight_decay,
+        "amsgrad": max_exp_avg_sq is not None,
+        "maximize": maximize,
+        "decoupled_weight_decay": decoupled_weight_decay,
+        "epsilon_hat": epsilon_hat,
+    }
+    several = isinstance(param, list | tuple)
+    written = {"param": param, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    if max_exp_avg_sq is not None:
+        written["max_exp_avg_sq"] = max_exp_avg_sq
+    if several:
+        suffixes = [f"[{i}]" for i in range(len(param))]
+        for name, value in written.items():
+            if not isinstance(value, list | tuple) or len(value) != len(param):
+                raise ValueError(f"{name}: expected a list or tuple of {len(param)} arrays")
+        columns = {name: list(value) for name, value in written.items()}
+    else:
+        suffixes = [""]
+        columns = {name: [value] for name, value in written.items()}
+
+    params = columns["param"]
+    labelled = []
+    for name, column in columns.items():
+        for suffix, array, like in zip(suffixes, column, params, strict=True):
+            check_written(name + suffix, array, like)
+            labelled.append((name + suffix, array))
+    check_separate(labelled)
+    slots = [_slot(row) for row in zip(*columns.values(), strict=True)]
+    arrays = Arrays(
+        spec=list(range(len(slots))) if several else 0,
+        names=("param", "grad"),
+        suffixes=suffixes,
+        params=params,
+        slots=slots,
+        written=[array for _, array in labelled],
+    )
+    batch = _backend.batch(arrays, _finished(step, len(slots)), 0)
+    batch.step(grad, [group], loss_scale)
+
+
+def _slot(row: Sequence[Array]) -> Slot:
+    param = plain_like(row[0], row[0])
+    plain = [param, *(plain_like(array, param) for array in row[1:])]
+    copies = [(user, p) for user, p in zip(row, plain, strict=True) if user is not p]
+    return Slot(param, tuple(plain[1:]), 0, tuple(copies))
+
+
+def _finished(step: Any, n: int) -> list[int]:
+    steps = list(step) if isinstance(step, list | tuple) else [step] * n
+    if len(steps) != n:
+        raise ValueError(f"step: expected one number or {n}, found {len(steps)}")
+    for value in steps:
+        if not isinstance(value, numbers.Integral):
+            raise TypeError(f"step must be an integer, found {type(value).__name__}")
+        if not 1 <= value < 2**63:
+            raise ValueError(f"Invalid step: {value}; the first step is 1")
+    return [int(value) - 1 for value in steps]

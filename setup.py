@@ -1,0 +1,106 @@
+"""Build the C extension: csrc/kernel.c once for each instruction set and dtype.
+
+Everything else is in pyproject.toml. Without a working compiler the build goes
+on and the package runs on its NumPy implementation.
+"""
+
+import os
+import sysconfig
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+# For each family of CPUs, best first: the set's name, the question in csrc/cpu.h
+# that tells whether a CPU has it, and its compiler flags (GCC and Clang, MSVC).
+AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"]
+INSTRUCTION_SETS = {
+    "x86": [
+        ("avx512", "avx512", AVX512, ["/arch:AVX512"]),
+        ("avx2", "avx2", ["-mavx2"], ["/arch:AVX2"]),
+        ("sse2", "baseline", ["-msse2"], []),
+    ],
+    "arm64": [("neon", "baseline", [], [])],
+    "other": [("generic", "baseline", [], [])],
+}
+DTYPES = {"float32": "float", "float64": "double"}
+
+# The rule's bits need contraction off (GCC fuses even where the C says not to);
+# its speed needs the other two, without which sqrt and the selects stay scalar.
+UNIX_FLAGS = [
+    "-O3",
+    "-std=c11",
+    "-fno-fast-math",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+]
+MSVC_FLAGS = ["/O2", "/std:c11", "/fp:precise"]
+
+
+def cpu_family():
+    """The target's family, from the platform tag: right for cross builds, too."""
+    platform = sysconfig.get_platform()
+    if platform.endswith(("x86_64", "amd64")):
+        return "x86"
+    if platform.endswith(("aarch64", "arm64")):
+        return "arm64"
+    return "other"
+
+
+class BuildKernels(build_ext):
+    """Compile the kernels with their own flags, then the extension as usual."""
+
+    def build_extension(self, ext):
+        msvc = self.compiler.compiler_type == "msvc"
+        flags = MSVC_FLAGS if msvc else UNIX_FLAGS
+        rows = []
+        for name, cpu, unix, windows in INSTRUCTION_SETS[cpu_family()]:
+            try:
+                objects = self.compile_kernels(name, flags + (windows if msvc else unix))
+            except CompileError:
+                if cpu == "baseline":
+                    raise
+                self.warn(f"the compiler cannot make {name} kernels; leaving them out")
+            else:
+                ext.extra_objects += objects
+                rows.append(f"X({name},{cpu})")
+        ext.define_macros += [
+            ("FA_COMPILED", " ".join(rows)),
+            ("FA_BUILT_WITH", f'"{self.describe_compiler(flags)}"'),
+        ]
+        ext.extra_compile_args += flags
+        super().build_extension(ext)
+
+    def compile_kernels(self, isa, flags):
+        objects = []
+        for dtype, ctype in DTYPES.items():
+            objects += self.compiler.compile(
+                ["csrc/kernel.c"],
+                output_dir=os.path.join(self.build_temp, f"{isa}_{dtype}"),
+                macros=[("FA_REAL", ctype), ("FA_NAME", f"{isa}_{dtype}")],
+                include_dirs=["csrc"],
+                extra_postargs=flags,
+                depends=["csrc/fastadam.h"],
+            )
+        return objects
+
+    def describe_compiler(self, flags):
+        command = getattr(self.compiler, "compiler_so", None) or ["msvc"]
+        return " ".join([os.path.basename(command[0]), *flags])
+
+
+extension = Extension(
+    "fastadam._native",
+    ["fastadam/_native.pyx", "csrc/dispatch.c", "csrc/cpu.c", "csrc/scalars.c", "csrc/step.c"],
+    include_dirs=["csrc", numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+    depends=["csrc/fastadam.h", "csrc/cpu.h", "csrc/kernel.c"],
+)
+extensions = cythonize([extension], language_level=3)
+for ext in extensions:
+    ext.optional = True  # cythonize drops it when given to Extension (Cython 3.3.1)
+
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildKernels})
