@@ -211,11 +211,17 @@ def same_order(a: Array, b: Array) -> bool:
     return a.strides == b.strides
 
 
-def plain_like(array: Array, like: Array) -> Array:
-    """The array itself if it is plain and in the order of `like`, else a stand-in that is."""
-    if is_plain(array) and same_order(array, like):
-        return array
-    return np.empty_like(like, subok=False)
+def slot(row: Sequence[Array], group: int) -> Slot:
+    """A slot of users' arrays: a parameter and its state, if that is the user's, too."""
+    like = row[0].view(np.ndarray) if is_plain(row[0]) else np.empty_like(row[0], subok=False)
+    plain, copies = [], []
+    for array in row:
+        if is_plain(array) and same_order(array, like):
+            plain.append(array.view(np.ndarray))
+        else:
+            plain.append(np.empty_like(like))
+            copies.append((array, plain[-1]))
+    return Slot(plain[0], tuple(plain[1:]), group, tuple(copies))
 
 
 def _refuse_masked(label: str, value: Any) -> None:

@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 from fastadam import _numpy
-from fastadam._arrays import Arrays
 
 _native: ModuleType | None = None
 _missing: str | None = None
@@ -27,9 +26,9 @@ available: list[str] = [
 _module: ModuleType = _numpy
 
 
-def batch(arrays: Arrays, steps: list[int], finished: int) -> Any:
-    """The chosen backend's Batch of some arrays, after so many steps of each and of all."""
-    return _module.Batch(arrays, steps, finished)
+def module() -> Any:
+    """The chosen backend: a module with `Batch` and `Lock`."""
+    return _module
 
 
 def describe() -> dict[str, Any]:

@@ -11,10 +11,13 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.list cimport PyList_GET_SIZE
+from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_CLEAR, Py_INCREF
 from cpython.sequence cimport PySequence_Fast_GET_SIZE, PySequence_Fast_ITEMS
 cimport numpy as cnp
+
+from time import sleep
 
 from fastadam import _hyper
 
@@ -44,6 +47,8 @@ cdef extern from "fastadam.h":
 
 cdef extern from *:
     const char *FA_BUILT_WITH
+    PyObject *PyList_GET_ITEM(object items, Py_ssize_t i)
+    int PyDict_Next(object items, Py_ssize_t *position, PyObject **key, PyObject **value)
 
 cdef extern from "numpy/arrayobject.h":
     void *PyArray_DESCR(cnp.ndarray array)
@@ -52,7 +57,8 @@ cdef extern from "numpy/arrayobject.h":
 cdef enum:
     BOTH_ORDERS = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
 
-cdef tuple KEYS = _hyper.KEYS
+cdef int64_t SHORT = 1024
+cdef size_t[2] REAL_SIZE = [sizeof(float), sizeof(double)]
 built_with = FA_BUILT_WITH.decode()
 cdef const fa_isa *isa = NULL
 
@@ -100,14 +106,18 @@ cdef struct Slot:
     PyObject *like  # the plain array in whose order gradients must come
     char *data  # where `user` lay when the batch was made
     PyObject *grad  # owned during a step, so that nobody can free it
+    Py_ssize_t place  # how many spans of written memory began before the last gradient's end
 
 
 cdef class Batch:
     """The arrays of an optimizer with their step counts; the twin of _numpy.Batch."""
 
     cdef object arrays, spec
+    cdef Lock lock
+    cdef bint stepping
+    cdef bint is_short  # a step takes less time than giving away the GIL and getting it back
     cdef list copies  # (index, user's array, plain array)
-    cdef list seen  # for each group, the values that c_groups was made from
+    cdef list seen  # for each group, the keys and values that c_groups was made from
     cdef list scheduled  # for each group, its Hyper if its lr is a function, else None
     cdef readonly int64_t finished
     cdef Py_ssize_t n, n_groups, n_spans
@@ -118,10 +128,12 @@ cdef class Batch:
     cdef uintptr_t *starts
     cdef uintptr_t *ends
 
-    def __cinit__(self, arrays, steps, finished):
+    def __cinit__(self, arrays, steps, finished, Lock lock):
         cdef Py_ssize_t i, k
+        cdef int64_t elements = 0
         self.arrays = arrays
         self.spec = arrays.spec
+        self.lock = lock
         self.finished = finished
         self.n = len(arrays.slots)
         self.n_groups = len(arrays.traits)
@@ -133,7 +145,7 @@ cdef class Batch:
         self.starts = <uintptr_t *>allocate(self.n_spans, sizeof(uintptr_t))
         self.ends = <uintptr_t *>allocate(self.n_spans, sizeof(uintptr_t))
         self.copies = []
-        self.seen = [[None] * len(_hyper.KEYS) for _ in range(self.n_groups)]
+        self.seen = [[] for _ in range(self.n_groups)]
         self.scheduled = [None] * self.n_groups
         for i in range(self.n_spans):
             self.starts[i] = arrays.spans.starts[i]
@@ -151,7 +163,10 @@ cdef class Batch:
             self.c_arrays[i].dtype = FA_FLOAT32 if slot.param.real.itemsize == 4 else FA_FLOAT64
             self.c_arrays[i].group = slot.group
             self.c_arrays[i].step = steps[i]
+            elements += self.c_arrays[i].size
             self.copies += [(i, user_array, plain) for user_array, plain in slot.copies]
+
+        self.is_short = elements <= SHORT
 
     def __dealloc__(self):
         free(self.c_arrays)
@@ -168,23 +183,47 @@ cdef class Batch:
 
     def step(self, grads, list groups, loss_scale):
         """One step of every array that has a gradient; all checks come first."""
-        cdef Py_ssize_t i
+        self.lock.acquire()
         try:
-            if not self.take(self.spec, grads):
+            if self.stepping:
+                raise RuntimeError("step was called by a function that a step called")
+            self.stepping = True
+            try:
+                self.take_all(grads)
+                self.load_groups(groups, loss_scale)
+                self.run()
+            finally:
                 self.release()
-                for i, grad in enumerate(self.arrays.plain_gradients(grads)):
-                    if not self.take_leaf(i, grad):
-                        raise RuntimeError(f"{self.arrays.suffixes[i]} changed during the step")
-            self.load_groups(groups, loss_scale)
-            for i, user, plain in self.copies:
+                self.stepping = False
+        finally:
+            self.lock.release()
+
+    cdef int take_all(self, grads) except -1:
+        cdef Py_ssize_t i
+        if self.take(self.spec, grads):
+            return 0
+        self.release()
+        for i, grad in enumerate(self.arrays.plain_gradients(grads)):
+            if not self.take_leaf(i, grad):
+                raise RuntimeError(f"the gradient {self.arrays.suffixes[i]} is not plain")
+        return 0
+
+    cdef int run(self) except -1:
+        """What follows cannot fail, nor be interrupted by a signal handler."""
+        cdef Py_ssize_t i
+        for i, user, plain in self.copies:
+            if self.slots[i].grad != NULL:
                 PyArray_CopyInto(plain, user)
+        if self.is_short:
+            fa_step(isa, self.c_groups, self.c_arrays, self.n, self.scratch)
+        else:
             with nogil:
                 fa_step(isa, self.c_groups, self.c_arrays, self.n, self.scratch)
-            for i, user, plain in self.copies:
+        for i, user, plain in self.copies:
+            if self.slots[i].grad != NULL:
                 PyArray_CopyInto(user, plain)
-            self.finished += 1
-        finally:
-            self.release()
+        self.finished += 1
+        return 0
 
     cdef bint take(self, object spec, object grads) except -1:
         """Take plain gradients nested as the spec says; False if anything is unusual."""
@@ -219,42 +258,48 @@ cdef class Batch:
         cdef cnp.ndarray g = <cnp.ndarray>grad
         cdef cnp.ndarray user = <cnp.ndarray>slot.user
         cdef cnp.ndarray like = <cnp.ndarray>slot.like
-        cdef size_t dims = cnp.PyArray_NDIM(like) * sizeof(cnp.npy_intp)
+        cdef int ndim = cnp.PyArray_NDIM(like)
         cdef int flags = cnp.PyArray_FLAGS(g)
         if (
             PyArray_DESCR(g) != PyArray_DESCR(like)
             or not flags & cnp.NPY_ARRAY_ALIGNED
-            or cnp.PyArray_NDIM(g) != cnp.PyArray_NDIM(like)
-            or memcmp(cnp.PyArray_DIMS(g), cnp.PyArray_DIMS(like), dims)
+            or cnp.PyArray_NDIM(g) != ndim
+            or not equal(cnp.PyArray_DIMS(g), cnp.PyArray_DIMS(like), ndim)
             or not (
                 flags & cnp.PyArray_FLAGS(like) & BOTH_ORDERS
-                or memcmp(cnp.PyArray_STRIDES(g), cnp.PyArray_STRIDES(like), dims) == 0
+                or equal(cnp.PyArray_STRIDES(g), cnp.PyArray_STRIDES(like), ndim)
             )
         ):
             return False
-        if user is not like and (
-            cnp.PyArray_NDIM(user) != cnp.PyArray_NDIM(like)
-            or memcmp(cnp.PyArray_DIMS(user), cnp.PyArray_DIMS(like), dims)
+        if (
+            cnp.PyArray_BYTES(user) != slot.data
+            or not cnp.PyArray_FLAGS(user) & cnp.NPY_ARRAY_WRITEABLE
+            or cnp.PyArray_NDIM(user) != ndim
+            or not equal(cnp.PyArray_DIMS(user), cnp.PyArray_DIMS(like), ndim)
         ):
             return False
-        if cnp.PyArray_BYTES(user) != slot.data or not cnp.PyArray_FLAGS(user) & cnp.NPY_ARRAY_WRITEABLE:
-            return False
-        if self.is_written(<uintptr_t>cnp.PyArray_DATA(g), cnp.PyArray_NBYTES(g)):
+        if self.is_written(slot, <uintptr_t>cnp.PyArray_DATA(g), array.size * REAL_SIZE[array.dtype]):
             return False
         Py_INCREF(g)
         slot.grad = <PyObject *>g
         array.grad = cnp.PyArray_DATA(g)
         return True
 
-    cdef bint is_written(self, uintptr_t start, size_t size) noexcept:
+    cdef bint is_written(self, Slot *slot, uintptr_t start, size_t size) noexcept:
         """Whether a step writes any of this memory; see _arrays.Spans."""
-        cdef Py_ssize_t low = 0, high = self.n_spans, middle
+        cdef uintptr_t end = start + size
+        cdef Py_ssize_t low = slot.place, high = self.n_spans, middle
+        # Gradients mostly come from where the last ones were.
+        if (low == 0 or self.starts[low - 1] < end) and (low == high or self.starts[low] >= end):
+            return low > 0 and self.ends[low - 1] > start
+        low = 0
         while low < high:  # find the first span that begins at or behind the end
             middle = (low + high) // 2
-            if self.starts[middle] < start + size:
+            if self.starts[middle] < end:
                 low = middle + 1
             else:
                 high = middle
+        slot.place = low
         return low > 0 and self.ends[low - 1] > start
 
     cdef void release(self) noexcept:
@@ -275,7 +320,7 @@ cdef class Batch:
             c_group = &self.c_groups[i]
             if self.is_changed(groups[i], self.seen[i]):
                 hyper = _hyper.check_group(groups[i], self.arrays.traits[i])
-                self.seen[i] = [groups[i][key] for key in KEYS]
+                self.seen[i] = [part for item in groups[i].items() for part in item]
                 self.scheduled[i] = hyper if callable(hyper.lr) else None
                 c_group.lr = 0.0 if callable(hyper.lr) else hyper.lr
                 c_group.beta1 = hyper.beta1
@@ -291,15 +336,55 @@ cdef class Batch:
             c_group.loss_scale = scale
         return 0
 
-    cdef bint is_changed(self, group, list seen) except -1:
-        """Whether a value was replaced since the group was last checked."""
-        cdef Py_ssize_t i
-        if type(group) is not dict:
+    cdef bint is_changed(self, group, list seen) noexcept:
+        """Whether a key or value was replaced since the group was last checked."""
+        cdef Py_ssize_t position = 0, i = 0
+        cdef PyObject *key
+        cdef PyObject *value
+        if type(group) is not dict or 2 * len(<dict>group) != PyList_GET_SIZE(seen):
             return True
-        for i in range(len(seen)):
-            if PyDict_GetItemWithError(group, KEYS[i]) != <PyObject *>seen[i]:
+        # Walking both costs a third of looking the keys up.
+        while PyDict_Next(group, &position, &key, &value):
+            if key != PyList_GET_ITEM(seen, i) or value != PyList_GET_ITEM(seen, i + 1):
                 return True
+            i += 2
         return False
+
+
+cdef class Lock:
+    """A lock that its thread may take again: a signal handler may save what it interrupts.
+
+    It is guarded by the GIL, which costs a tenth of threading.RLock. Threads seldom
+    meet here, so those that do poll.
+    """
+
+    cdef unsigned long owner
+    cdef int depth
+
+    cdef int acquire(self) except -1:
+        cdef unsigned long thread = PyThread_get_thread_ident()
+        while self.depth and self.owner != thread:
+            sleep(1e-4)
+        self.owner = thread
+        self.depth += 1
+        return 0
+
+    cdef void release(self) noexcept:
+        self.depth -= 1
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, *_):
+        self.release()
+
+
+cdef bint equal(const cnp.npy_intp *a, const cnp.npy_intp *b, int n) noexcept:
+    cdef int i
+    for i in range(n):
+        if a[i] != b[i]:
+            return False
+    return True
 
 
 cdef void *allocate(Py_ssize_t n, size_t size) except NULL:

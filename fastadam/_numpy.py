@@ -10,6 +10,7 @@ arXiv:1711.05101, algorithm 2.
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ import numpy as np
 from fastadam import _hyper
 from fastadam._arrays import Array, Arrays
 
-# Elements worked on at a time: two scratch blocks and the block's four arrays
-# stay in a 512 KiB second-level cache; bench/numpy_block.py compares sizes.
-BLOCK = 16384
+Lock = threading.RLock
+
+# Elements worked on at a time. Smaller blocks pay for NumPy's calls, larger ones
+# leave the cache; bench/numpy_block.py compares them.
+BLOCK = 65536
 
 
 class Scalars:
@@ -44,19 +47,13 @@ class Scalars:
         self.smallest_normal = np.finfo(dtype).smallest_normal
 
 
-class Scratch:
-    """Room for a block's intermediate values."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.a, self.b = np.empty((2, BLOCK), dtype)
-        self.tiny = np.empty(BLOCK, np.bool_)
-
-
 def adam(
-    k: Scalars, p: Array, grad: Array, m: Array, v: Array, vmax: Array | None, scratch: Scratch
+    k: Scalars, p: Array, grad: Array, m: Array, v: Array, vmax: Array | None, a: Array, b: Array
 ) -> None:
-    """Step one block in place. Multiplying by one changes no bit, so it is left out."""
-    a, b, tiny = scratch.a[: p.size], scratch.b[: p.size], scratch.tiny[: p.size]
+    """Step one block in place; `a` and `b` are scratch of its size.
+
+    Multiplying by one changes no bit, so it is left out.
+    """
     g = grad
     if k.grad_factor != 1:
         g = np.multiply(grad, k.grad_factor, out=a)
@@ -70,11 +67,11 @@ def adam(
     np.multiply(g, g, out=b)
     np.multiply(k.c2, b, out=b)
     np.add(v, b, out=v)
-    for moment in (m, v):
-        np.abs(moment, out=b)
-        np.less(b, k.smallest_normal, out=tiny)
-        if tiny.any():
-            moment[tiny] = 0
+    # The minimum is a cheap test that most blocks pass; a NaN fails it.
+    if not np.abs(m, out=b).min() >= k.smallest_normal:
+        m[b < k.smallest_normal] = 0
+    if not v.min() >= k.smallest_normal:
+        v[np.abs(v, out=b) < k.smallest_normal] = 0
     s = v
     if vmax is not None:
         s = np.maximum(vmax, v, out=vmax)
@@ -98,22 +95,42 @@ def flat(array: Array) -> Array:
 class Batch:
     """The arrays of an optimizer with their step counts; the twin of _native.Batch."""
 
-    def __init__(self, arrays: Arrays, steps: list[int], finished: int) -> None:
+    def __init__(self, arrays: Arrays, steps: list[int], finished: int, lock: Lock) -> None:
         self.steps = list(steps)
         self.finished = finished
         self._arrays = arrays
+        self._lock = lock
+        self._stepping = False
         self._flat = [(flat(slot.param), *map(flat, slot.state)) for slot in arrays.slots]
-        self._scratch = {p.dtype: Scratch(p.dtype) for p, *_ in self._flat}
+        self._scratch = {
+            dtype: np.empty((2, max(min(p.size, BLOCK) for p, *_ in self._flat)), dtype)
+            for dtype in {p.dtype for p, *_ in self._flat}
+        }
 
     def step(self, grads: Any, groups: list[_hyper.Group], loss_scale: float) -> None:
         """One step of every array that has a gradient; all checks come first."""
-        plain = self._arrays.plain_gradients(grads)
-        hypers = self._arrays.check_groups(groups)
-        lrs = [_hyper.lr_now(hyper, self.finished) for hyper in hypers]
-        loss_scale = _hyper.check_loss_scale(loss_scale)
+        with self._lock:
+            if self._stepping:
+                raise RuntimeError("step was called by a function that a step called")
+            self._stepping = True
+            try:
+                plain = self._arrays.plain_gradients(grads)
+                hypers = self._arrays.check_groups(groups)
+                lrs = [_hyper.lr_now(hyper, self.finished) for hyper in hypers]
+                self._run(plain, hypers, lrs, _hyper.check_loss_scale(loss_scale))
+            finally:
+                self._stepping = False
+
+    def _run(
+        self,
+        grads: list[Array | None],
+        hypers: list[_hyper.Hyper],
+        lrs: list[float],
+        loss_scale: float,
+    ) -> None:
         scalars: dict[tuple[int, int, np.dtype[Any]], Scalars] = {}
         with np.errstate(all="ignore"):
-            for i, (grad, slot) in enumerate(zip(plain, self._arrays.slots, strict=True)):
+            for i, (grad, slot) in enumerate(zip(grads, self._arrays.slots, strict=True)):
                 if grad is None:
                     continue
                 group, step, dtype = slot.group, self.steps[i] + 1, self._flat[i][0].dtype
@@ -133,9 +150,8 @@ class Batch:
             np.copyto(plain, user)
         for start in range(0, p.size, BLOCK):
             cut = slice(start, start + BLOCK)
-            adam(
-                k, p[cut], grad[cut], m[cut], v[cut],
-                None if vmax is None else vmax[cut], self._scratch[p.dtype],
-            )  # fmt: skip
+            block = p[cut]
+            a, b = self._scratch[p.dtype][:, : block.size]
+            adam(k, block, grad[cut], m[cut], v[cut], None if vmax is None else vmax[cut], a, b)
         for user, plain in slot.copies:
             np.copyto(user, plain)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastadam import _backend, _hyper
-from fastadam._arrays import Array, Arrays, Slot, check_separate, check_written, plain_like
+from fastadam._arrays import Array, Arrays, check_separate, check_written, slot
 
 
 def adam_step(
@@ -98,7 +98,7 @@ def adam_step(
             check_written(name + suffix, array, like)
             labelled.append((name + suffix, array))
     check_separate(labelled)
-    slots = [_slot(row) for row in zip(*columns.values(), strict=True)]
+    slots = [slot(row, 0) for row in zip(*columns.values(), strict=True)]
     arrays = Arrays(
         spec=list(range(len(slots))) if several else 0,
         names=("param", "grad"),
@@ -107,15 +107,9 @@ def adam_step(
         slots=slots,
         written=[array for _, array in labelled],
     )
-    batch = _backend.batch(arrays, _finished(step, len(slots)), 0)
+    backend = _backend.module()
+    batch = backend.Batch(arrays, _finished(step, len(slots)), 0, backend.Lock())
     batch.step(grad, [group], loss_scale)
-
-
-def _slot(row: Sequence[Array]) -> Slot:
-    param = plain_like(row[0], row[0])
-    plain = [param, *(plain_like(array, param) for array in row[1:])]
-    copies = [(user, p) for user, p in zip(row, plain, strict=True) if user is not p]
-    return Slot(param, tuple(plain[1:]), 0, tuple(copies))
 
 
 def _finished(step: Any, n: int) -> list[int]:

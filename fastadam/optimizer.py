@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastadam import _backend, _hyper, _tree
-from fastadam._arrays import Arrays, Slot, check_separate, check_written, plain_like
+from fastadam._arrays import Arrays, Slot, check_separate, check_written, slot
 from fastadam._hyper import Group, Schedule
 from fastadam._state import NAMES, Leaf, read_state
 
@@ -122,8 +121,8 @@ class Adam:
         self._specs: list[_tree.Spec] = []
         self._leaves: list[Leaf] = []
         self._slots: list[Slot] = []
-        # Reentrant: a signal handler that saves the optimizer may interrupt a step.
-        self._lock = threading.RLock()
+        self._backend = _backend.module()
+        self._lock = self._backend.Lock()
         self._grouped = _is_groups(params)
         self._add(params if self._grouped else [{"params": params}])
 
@@ -158,8 +157,7 @@ class Adam:
         >>> w
         array([0.5, 2.5], dtype=float32)
         """
-        with self._lock:
-            self._batch.step(grads, self.param_groups, loss_scale)
+        self._batch.step(grads, self.param_groups, loss_scale)
 
     @property
     def lr(self) -> float | Schedule:
@@ -271,7 +269,7 @@ class Adam:
             loaded = read_state(state_dict, self._leaves, self._slots, self.param_groups)
             arrays = self._arrange(self._specs, self._leaves, loaded.slots, self._grouped)
             arrays.check_groups(loaded.groups)
-            self._batch = _backend.batch(arrays, loaded.steps, loaded.finished)
+            self._batch = self._backend.Batch(arrays, loaded.steps, loaded.finished, self._lock)
             self._slots = loaded.slots
             for group, new in zip(self.param_groups, loaded.groups, strict=True):
                 group.update(new)
@@ -299,17 +297,16 @@ class Adam:
         check_separate([("params" + leaf.suffix, leaf.array) for leaf in leaves])
 
         old = len(self._leaves)
-        plain = [plain_like(leaf.array, leaf.array) for leaf in leaves[old:]]
         slots = list(self._slots)
-        for leaf, param in zip(leaves[old:], plain, strict=True):
+        for leaf in leaves[old:]:
+            bare = slot([leaf.array], leaf.group)
             count = 3 if param_groups[leaf.group]["amsgrad"] else 2
-            state = tuple(np.zeros_like(param, subok=False) for _ in range(count))
-            copies = () if param is leaf.array else ((leaf.array, param),)
-            slots.append(Slot(param, state, leaf.group, copies))
+            slots.append(bare._replace(state=tuple(np.zeros_like(bare.param) for _ in range(count))))
         laid = self._arrange(specs, leaves, slots, grouped)
         laid.check_groups(param_groups)
         steps = [*(self._batch.steps if old else ()), *([0] * (len(leaves) - old))]
-        self._batch = _backend.batch(laid, steps, self._batch.finished if old else 0)
+        finished = self._batch.finished if old else 0
+        self._batch = self._backend.Batch(laid, steps, finished, self._lock)
         self._specs, self._leaves, self._slots = specs, leaves, slots
         self.param_groups[:] = param_groups
         self._grouped = grouped
