@@ -65,7 +65,7 @@ FA_INLINE void adam_loop(const fa_scalars *scalars, real *restrict param,
     }
 }
 
-void FA_EXPORT(adam)(const fa_array *array, int64_t begin, int64_t end)
+static void adam_range(const fa_array *array, int64_t begin, int64_t end)
 {
     const fa_scalars *scalars = array->scalars;
     real *p = (real *)array->param + begin;
@@ -86,6 +86,21 @@ void FA_EXPORT(adam)(const fa_array *array, int64_t begin, int64_t end)
         else
             adam_loop(scalars, p, g, m, v, 0, n, 0, 0);
     }
+}
+
+/* Long arrays start at a cache line's border: large allocations share their
+   offset to one, and vectors that straddle lines cost 10 % (AVX2, in cache). */
+static int64_t line_border(const real *param, int64_t begin, int64_t end)
+{
+    const int64_t line = 64, into = (int64_t)((uintptr_t)(param + begin) % line);
+    return into == 0 || end - begin < 1024 ? begin : begin + (line - into) / (int64_t)sizeof(real);
+}
+
+void FA_EXPORT(adam)(const fa_array *array, int64_t begin, int64_t end)
+{
+    const int64_t border = line_border(array->param, begin, end);
+    adam_range(array, begin, border);
+    adam_range(array, border, end);
 }
 
 /* The same loads and stores with one addition each: what the memory and the

@@ -1,0 +1,118 @@
+"""The same bytes from every backend and instruction set, at every length and offset."""
+
+import itertools
+
+import numpy as np
+import pytest
+from reference import bits, rule
+
+import fastadam
+
+OPTIONS = [
+    {"weight_decay": wd, "decoupled_weight_decay": dec, "maximize": mx, "epsilon_hat": hat}
+    for wd, dec, mx, hat in itertools.product((0.0, 0.1), *[(False, True)] * 3)
+]
+DTYPES = [np.float32, np.float64]
+# Around every vector width, around where the kernel starts to align, and beyond a block.
+LENGTHS = [*range(68), 127, 128, 129, 1023, 1024, 1025, 1039, 4099, 65536 + 3]
+
+
+def wide(rng, n, dtype, spread):
+    """Numbers over many decades, with all kinds of special ones among them."""
+    info = np.finfo(dtype)
+    x = (rng.standard_normal(n) * 10.0 ** rng.uniform(-spread, spread, n)).astype(dtype)
+    special = np.array(
+        [0.0, -0.0, np.inf, -np.inf, np.nan, info.max, info.smallest_normal,
+         info.smallest_subnormal, -info.smallest_normal / 2, 1.0],
+        dtype,
+    )  # fmt: skip
+    if n > 20:
+        where = rng.integers(0, n, n // 16)
+        x[where] = rng.choice(special, where.size)
+    return x
+
+
+def check(p, g, m, v, vmax, step, options):
+    expected = rule(
+        p, g, m, v, vmax, step, lr=0.1,
+        **{k.replace("decoupled_weight_decay", "decoupled"): x for k, x in options.items()},
+    )  # fmt: skip
+    fastadam.adam_step(p, g, m, v, step=step, max_exp_avg_sq=vmax, lr=0.1, **options)
+    for name, got, want in zip("pmvx", (p, m, v, vmax), expected, strict=True):
+        if want is not None:
+            assert bits(got) == bits(want), f"{name} differs"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_length(dtype, amsgrad, options):
+    rng = np.random.default_rng(1)
+    for n in LENGTHS:
+        p, g, m = (wide(rng, n, dtype, 20) for _ in range(3))
+        v = np.abs(wide(rng, n, dtype, 30))
+        vmax = np.abs(wide(rng, n, dtype, 30)) if amsgrad else None
+        check(p, g, m, v, vmax, int(rng.integers(1, 4000)), {**options, "loss_scale": 3.0})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [3, 17, 64, 1100])
+def test_every_offset(dtype, n):
+    """Results do not depend on where in a cache line each array begins."""
+    rng = np.random.default_rng(2)
+    for offset in range(16):
+        p, g, m, v = (
+            np.abs(wide(rng, n + 64, dtype, 5))[k * offset % 16 :][:n] for k in (1, 3, 5, 7)
+        )
+        check(p, g, m, v, None, 7, {"weight_decay": 0.1})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", OPTIONS[:2] + OPTIONS[-2:])
+def test_products_of_special_values(dtype, options):
+    """All combinations of special values in the parameter, the gradient and the state."""
+    info = np.finfo(dtype)
+    special = [0.0, -0.0, 1.0, -2.0, info.max, -info.max, np.inf, -np.inf, np.nan,
+               info.smallest_normal, -info.smallest_subnormal, info.smallest_normal / 3]  # fmt: skip
+    p, g, m, v = (
+        np.array(column, dtype) for column in zip(*itertools.product(special, repeat=4), strict=True)
+    )
+    for amsgrad in (False, True):
+        vmax = np.roll(np.abs(v), 5) if amsgrad else None
+        check(p.copy(), g, m.copy(), v.copy(), vmax, 3, options)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_complex_is_two_reals(dtype):
+    rng = np.random.default_rng(3)
+    real = np.zeros(0, dtype).real.dtype
+    arrays = [np.abs(wide(rng, 202, real, 9)) for _ in range(4)]
+    p, g, m, v = (array.copy().view(dtype) for array in arrays)
+    fastadam.adam_step(p, g, m, v, step=2)
+    fastadam.adam_step(*arrays[:1], arrays[1], *arrays[2:], step=2)
+    for got, want in zip((p, m, v), (arrays[0], *arrays[2:]), strict=True):
+        assert bits(got) == bits(want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_amsgrad_nan_stays(dtype):
+    """The last elements of an odd length must not drop a NaN (torch's fused tail does)."""
+    p, m, v, vmax = (np.ones(13, dtype) for _ in range(4))
+    vmax[-1] = np.nan
+    fastadam.adam_step(p, np.ones(13, dtype), m, v, step=1, max_exp_avg_sq=vmax)
+    assert np.isnan(vmax[-1])
+    assert np.isnan(p[-1])
+    assert not np.isnan(p[:-1]).any()
+
+
+def test_training_in_parts_is_training_in_one():
+    """Many steps on one array, and on its pieces with their own states."""
+    rng = np.random.default_rng(4)
+    whole = rng.standard_normal(1003).astype(np.float32)
+    pieces = [piece.copy() for piece in np.split(whole, [1, 10, 500, 507])]
+    one, many = fastadam.AdamW(whole, lr=0.01), fastadam.AdamW(pieces, lr=0.01)
+    for _ in range(30):
+        g = rng.standard_normal(1003).astype(np.float32)
+        one.step(g)
+        many.step(np.split(g, [1, 10, 500, 507]))
+    assert whole.tobytes() == np.concatenate(pieces).tobytes()
