@@ -65,7 +65,7 @@ FA_INLINE void adam_loop(const fa_scalars *scalars, real *restrict param,
     }
 }
 
-static void adam_range(const fa_array *array, int64_t begin, int64_t end)
+static void FA_EXPORT(adam_range)(const fa_array *array, int64_t begin, int64_t end)
 {
     const fa_scalars *scalars = array->scalars;
     real *p = (real *)array->param + begin;
@@ -99,8 +99,8 @@ static int64_t line_border(const real *param, int64_t begin, int64_t end)
 void FA_EXPORT(adam)(const fa_array *array, int64_t begin, int64_t end)
 {
     const int64_t border = line_border(array->param, begin, end);
-    adam_range(array, begin, border);
-    adam_range(array, border, end);
+    FA_EXPORT(adam_range)(array, begin, border);
+    FA_EXPORT(adam_range)(array, border, end);
 }
 
 /* The same loads and stores with one addition each: what the memory and the

@@ -288,7 +288,8 @@ class Adam:
             for path, array in found:
                 suffix = _tree.label(prefix, path)
                 check_written("params" + suffix, array)
-                leaves.append(Leaf(_key(path, len(leaves)), suffix, array, number))
+                key = _key(group["params"], path, len(leaves))
+                leaves.append(Leaf(key, suffix, array, number))
             arrays = [array for _, array in found]
             param_groups.append({**self.defaults, **group, "params": arrays})
         if not leaves:
@@ -400,11 +401,11 @@ def _check_new_group(group: Any) -> None:
         raise ValueError("a param group needs a 'params' entry")
 
 
-def _key(path: _tree.Path, position: int) -> Any:
-    """The state's key: torch's index in a list, a dict's key, or the dotted path."""
-    if not path or (len(path) == 1 and isinstance(path[0], int)):
-        return position
-    return path[0] if len(path) == 1 else ".".join(map(str, path))
+def _key(nest: Any, path: _tree.Path, position: int) -> Any:
+    """The state's key: torch's index in a flat list, a flat dict's key, or the dotted path."""
+    if len(path) > 1:
+        return ".".join(map(str, path))
+    return path[0] if isinstance(nest, Mapping) else position
 
 
 def _check_keys(leaves: Sequence[Leaf]) -> None:

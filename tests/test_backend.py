@@ -1,0 +1,108 @@
+"""The backend that was chosen, the environment variables, the import."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import fastadam
+from fastadam import _backend
+
+
+def run(code, **env):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("FASTADAM_")}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**clean, **env}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_the_compiled_backend_is_loaded():
+    """It must be, unless its absence is what is tested."""
+    if os.environ.get("FASTADAM_BACKEND") == "numpy":
+        assert fastadam.show_config(mode="dicts")["backend"] == "numpy"
+        return
+    assert _backend.available[:-1], f"no extension: {_backend.describe()['extension_missing']}"
+    code = "import fastadam; print(fastadam.show_config(mode='dicts')['backend'])"
+    assert run(code).stdout == "c\n"
+
+
+def test_the_fixture_selects(backend):
+    config = fastadam.show_config(mode="dicts")
+    if backend == "numpy":
+        assert config["backend"] == "numpy"
+        assert config["instruction_set"] is None
+    else:
+        assert config["backend"] == "c"
+        assert config["instruction_set"] == backend
+        assert config["instruction_sets"][backend]
+
+
+def test_show_config_prints(capsys):
+    assert fastadam.show_config() is None
+    assert f"version: {fastadam.__version__}" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="'stdout' or 'dicts'"):
+        fastadam.show_config(mode="json")
+
+
+CHOSEN = """
+import fastadam
+config = fastadam.show_config(mode="dicts")
+print(config["backend"], config["instruction_set"])
+"""
+
+
+def test_environment_variables():
+    sets = _backend.available[:-1]
+    assert run(CHOSEN, FASTADAM_BACKEND="numpy").stdout == "numpy None\n"
+    for name in sets:
+        assert run(CHOSEN, FASTADAM_ISA=name).stdout == f"c {name}\n"
+    if sets:
+        assert run(CHOSEN).stdout == f"c {sets[0]}\n"
+        assert run(CHOSEN, FASTADAM_BACKEND="c").stdout == f"c {sets[0]}\n"
+    unknown = run(CHOSEN, FASTADAM_ISA="mmx")
+    assert unknown.returncode == 1
+    assert f"FASTADAM_ISA=mmx: not available; this CPU and build have {', '.join(sets)}" in (
+        unknown.stderr
+    )
+    lacking = [name for name, has in _backend.describe()["instruction_sets"].items() if not has]
+    for name in lacking:
+        assert f"FASTADAM_ISA={name}: not available" in run(CHOSEN, FASTADAM_ISA=name).stderr
+    assert "FASTADAM_BACKEND=fortran: expected c or numpy" in (
+        run(CHOSEN, FASTADAM_BACKEND="fortran").stderr
+    )
+
+
+HIDDEN = """
+import sys
+sys.modules["fastadam._native"] = None
+"""
+
+
+def test_without_the_extension():
+    assert run(HIDDEN + CHOSEN).stdout == "numpy None\n"
+    forced = run(HIDDEN + CHOSEN, FASTADAM_BACKEND="c")
+    assert forced.returncode == 1
+    assert "installed without its compiled extension" in forced.stderr
+    assert "no instruction sets" in run(HIDDEN + CHOSEN, FASTADAM_ISA="avx2").stderr
+
+
+def test_import_is_light():
+    code = """
+import sys, numpy
+before = set(sys.modules)
+import fastadam
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+known = {*sys.stdlib_module_names, "fastadam", "numpy", "cython_runtime"}
+print(sorted(name for name in loaded - known if not name.startswith("_cython_")))
+"""
+    result = run(code)
+    assert result.stdout == "[]\n", result.stderr
+    assert result.stderr == ""
+
+
+def test_import_leaves_subnormals_alone():
+    """An extension linked with -ffast-math would make the whole process flush them to zero."""
+    code = "import fastadam, numpy; print(numpy.float64(5e-324) * 1.0 + float('5e-324'))"
+    assert run(code).stdout == "1e-323\n"

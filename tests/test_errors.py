@@ -1,0 +1,291 @@
+"""Errors come before anything is written and name what does not fit."""
+
+import numpy as np
+import pytest
+
+import fastadam
+
+NAN, INF = float("nan"), float("inf")
+
+
+def make():
+    params = {"W": np.ones((2, 3), np.float32), "layers": [np.ones(4), np.zeros((), np.complex64)]}
+    opt = fastadam.Adam(params, amsgrad=True)
+    grads = {
+        "W": np.ones((2, 3), np.float32),
+        "layers": [np.ones(4), np.ones((), np.complex64)],
+    }
+    opt.step(grads)
+    return params, opt, grads
+
+
+def snapshot(params, opt):
+    arrays = [params["W"], *params["layers"]]
+    state = opt.state_dict()["state"]
+    arrays += [a for entry in state.values() for k, a in entry.items() if k != "step"]
+    return [a.tobytes() for a in arrays], [entry["step"] for entry in state.values()]
+
+
+def with_w(value):
+    return lambda grads: {**grads, "W": value}
+
+
+BAD_GRADIENTS = {
+    "shape": (with_w(np.ones((3, 2), np.float32)), ValueError, r"grads\['W'\].*\(3, 2\).*\(2, 3\)"),
+    "float64": (with_w(np.ones((2, 3))), TypeError, r"grads\['W'\].*float64.*float32"),
+    "float16": (with_w(np.ones((2, 3), np.float16)), TypeError, r"grads\['W'\].*float16.*float32"),
+    "integers": (with_w(np.ones((2, 3), int)), TypeError, r"grads\['W'\].*int64.*float32"),
+    "objects": (with_w(np.ones((2, 3), object)), TypeError, r"grads\['W'\].*object.*float32"),
+    "byte order": (with_w(np.ones((2, 3), ">f4")), TypeError, r"grads\['W'\].*>f4.*float32"),
+    "masked": (with_w(np.ma.ones((2, 3), "f4")), TypeError, r"grads\['W'\] is a masked array"),
+    "list": (with_w([[1.0] * 3] * 2), TypeError, r"grads\['W'\] is a list.*ndarray"),
+    "number": (with_w(1.0), TypeError, r"grads\['W'\] is a float.*ndarray"),
+    "missing key": (lambda g: {"layers": g["layers"]}, KeyError, "grads lacks the key 'W'"),
+    "unexpected key": (lambda g: {**g, "b": g["W"]}, KeyError, "unexpected key 'b'"),
+    "too few": (
+        lambda g: {**g, "layers": g["layers"][:1]},
+        ValueError,
+        r"grads\['layers'\]: expected 2 entries, found 1",
+    ),
+    "no nesting": (lambda g: g["W"], TypeError, "grads: expected a dict, found a ndarray"),
+    "None for a list": (
+        lambda g: {**g, "layers": None},
+        TypeError,
+        r"grads\['layers'\]: expected a list or tuple, found None",
+    ),
+    "last is bad": (
+        lambda g: {**g, "layers": [g["layers"][0], np.ones(1, np.complex64)]},
+        ValueError,
+        r"grads\['layers'\]\[1\].*\(1,\).*\(\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GRADIENTS)
+def test_gradients(case):
+    change, error, match = BAD_GRADIENTS[case]
+    params, opt, grads = make()
+    before = snapshot(params, opt)
+    with pytest.raises(error, match=match):
+        opt.step(change(grads))
+    assert snapshot(params, opt) == before
+    opt.step(grads)  # and the optimizer still works
+    assert snapshot(params, opt) != before
+
+
+BAD_VALUES = {
+    ("lr", -1.0): "Invalid learning rate: -1.0",
+    ("lr", NAN): "Invalid learning rate: nan",
+    ("lr", INF): "Invalid learning rate: inf",
+    ("lr", "0.1"): "lr must be a real number or a function.*found str",
+    ("lr", None): "lr must be a real number or a function.*found NoneType",
+    ("eps", -1e-8): "Invalid epsilon value: -1e-08",
+    ("eps", NAN): "Invalid epsilon value: nan",
+    ("eps", 1j): "eps must be a real number, found complex",
+    ("betas", (1.0, 0.9)): "Invalid beta parameter at index 0: 1.0",
+    ("betas", (0.9, -0.1)): "Invalid beta parameter at index 1: -0.1",
+    ("betas", (NAN, 0.9)): "Invalid beta parameter at index 0: nan",
+    ("betas", (0.9, 1 - 1e-12)): "Invalid beta parameter at index 1: .* is 1 in float32",
+    ("betas", 0.9): "betas must be two numbers, found 0.9",
+    ("betas", (0.9, 0.99, 0.999)): "betas must be two numbers",
+    ("weight_decay", -0.1): "Invalid weight_decay value: -0.1",
+    ("weight_decay", NAN): "Invalid weight_decay value: nan",
+    ("amsgrad", 1): "amsgrad must be True or False, found 1",
+    ("maximize", "no"): "maximize must be True or False, found 'no'",
+}
+
+
+@pytest.mark.parametrize(("key", "value"), BAD_VALUES)
+def test_hyper_parameters_of_a_new_optimizer(key, value):
+    with pytest.raises((ValueError, TypeError), match=BAD_VALUES[key, value]):
+        fastadam.Adam(np.ones(2, np.float32), **{key: value})
+
+
+@pytest.mark.parametrize(("key", "value"), BAD_VALUES)
+def test_hyper_parameters_of_an_edited_group(key, value):
+    params, opt, grads = make()
+    before = snapshot(params, opt)
+    good = opt.param_groups[0][key]
+    opt.param_groups[0][key] = value
+    for _ in range(2):  # the error comes back as long as the value stays
+        with pytest.raises((ValueError, TypeError), match=BAD_VALUES[key, value]):
+            opt.step(grads)
+    assert snapshot(params, opt) == before
+    opt.param_groups[0][key] = good
+    opt.step(grads)
+
+
+@pytest.mark.parametrize("value", [NAN, -1.0, "fast", None])
+def test_a_schedule_that_returns_nonsense(value):
+    params, opt, grads = make()
+    before = snapshot(params, opt)
+    opt.lr = lambda finished: value
+    with pytest.raises((ValueError, TypeError), match=r"function lr\(1\)"):
+        opt.step(grads)
+    assert snapshot(params, opt) == before
+
+
+def test_a_schedule_that_raises_or_steps():
+    params, opt, grads = make()
+    before = snapshot(params, opt)
+    opt.lr = lambda finished: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        opt.step(grads)
+    opt.lr = lambda finished: opt.step(grads)
+    with pytest.raises(RuntimeError, match="a function that a step called"):
+        opt.step(grads)
+    assert snapshot(params, opt) == before
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, NAN, INF, "1"])
+def test_loss_scale(scale):
+    params, opt, grads = make()
+    before = snapshot(params, opt)
+    with pytest.raises((ValueError, TypeError), match="loss_scale"):
+        opt.step(grads, loss_scale=scale)
+    assert snapshot(params, opt) == before
+
+
+def test_a_lacking_key_in_a_group():
+    _, opt, grads = make()
+    del opt.param_groups[0]["eps"]
+    with pytest.raises(KeyError, match="lacks 'eps'"):
+        opt.step(grads)
+
+
+def test_a_dict_appended_to_param_groups():
+    _, opt, grads = make()
+    opt.param_groups.append({"params": [np.ones(2)]})
+    with pytest.raises(ValueError, match="add_param_group"):
+        opt.step(grads)
+
+
+def test_amsgrad_switched_on_later():
+    opt = fastadam.Adam(np.ones(2))
+    opt.param_groups[0]["amsgrad"] = True
+    with pytest.raises(ValueError, match="amsgrad was switched on after"):
+        opt.step(np.ones(2))
+
+
+def read_only():
+    array = np.ones(3)
+    array.flags.writeable = False
+    return array
+
+
+BAD_PARAMETERS = {
+    "integers": (lambda: [np.ones(2), np.arange(3)], TypeError, r"params\[1\].*int64.*float32"),
+    "float16": (lambda: {"W": np.ones(2, np.float16)}, TypeError, r"params\['W'\].*float16"),
+    "long double": (lambda: np.ones(2, np.longdouble), TypeError, "params.*float128|longdouble"),
+    "objects": (lambda: np.ones(2, object), TypeError, "params.*object"),
+    "byte order": (lambda: np.ones(2, ">f8"), TypeError, "params.*native byte order"),
+    "read-only": (lambda: [read_only()], ValueError, r"params\[0\] is read-only"),
+    "masked": (lambda: np.ma.ones(3), TypeError, "params is a masked array"),
+    "number": (lambda: [np.ones(2), 3.0], TypeError, r"params\[1\] is a float"),
+    "list of numbers": (lambda: [1.0, 2.0], TypeError, r"params\[0\] is a float.*ndarray"),
+    "a string": (lambda: "weights", TypeError, "params is a str"),
+    "None": (lambda: None, TypeError, "params is a NoneType"),
+    "empty": (lambda: [], ValueError, "optimizer got an empty parameter list"),
+    "empty dict": (lambda: {}, ValueError, "optimizer got an empty parameter list"),
+    "broadcast": (
+        lambda: np.lib.stride_tricks.as_strided(np.ones(1), (3,), (0,)),
+        ValueError,
+        "elements share memory",
+    ),
+    "same keys": (
+        lambda: {"a.b": np.ones(1), "a": {"b": np.ones(1)}},
+        ValueError,
+        "same key 'a.b'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PARAMETERS)
+def test_parameters(case):
+    build, error, match = BAD_PARAMETERS[case]
+    with pytest.raises(error, match=match):
+        fastadam.Adam(build())
+
+
+def test_parameters_that_share_memory():
+    w = np.ones((4, 4))
+    with pytest.raises(ValueError, match=r"params\['a'\] and params\['b'\] share memory"):
+        fastadam.Adam({"a": w, "b": w})
+    with pytest.raises(ValueError, match=r"params\[0\] and params\[1\] share memory"):
+        fastadam.Adam([w[:, ::2], w[1]])
+    opt = fastadam.Adam(w)
+    with pytest.raises(ValueError, match="share memory"):
+        opt.add_param_group({"params": w[0]})
+    assert len(opt.param_groups) == 1
+    opt.step(np.ones((4, 4)))
+
+
+def test_groups():
+    with pytest.raises(TypeError, match="a param group must be a dict, found list"):
+        fastadam.Adam(np.ones(2)).add_param_group([np.ones(2)])
+    with pytest.raises(ValueError, match="'params'"):
+        fastadam.Adam(np.ones(2)).add_param_group({"lr": 1.0})
+    with pytest.raises(ValueError, match="Invalid learning rate"):
+        fastadam.Adam([{"params": np.ones(2), "lr": -1}])
+    with pytest.raises(ValueError, match=r"params\[0\]\['W'\].*params\[1\]\['W'\].*same key 'W'"):
+        fastadam.Adam([{"params": {"W": np.ones(2)}}, {"params": {"W": np.ones(2)}}])
+    two = fastadam.Adam([{"params": np.ones(2)}, {"params": np.ones(2)}])
+    with pytest.raises(AttributeError, match="2 param groups"):
+        _ = two.lr
+    with pytest.raises(TypeError, match="grads: expected a list or tuple, found a dict"):
+        two.step({})
+
+
+def test_parameters_that_change_under_the_optimizer():
+    p = np.ones(6)
+    opt = fastadam.Adam(p)
+    p.flags.writeable = False
+    with pytest.raises(ValueError, match="params has become read-only"):
+        opt.step(np.ones(6))
+    p.flags.writeable = True
+    p.resize((2, 3), refcheck=False)
+    with pytest.raises(ValueError, match=r"found \(2, 3\), expected \(6,\)"):
+        opt.step(np.ones((2, 3)))
+
+
+def test_a_parameter_that_was_resized():
+    p = np.ones(6)
+    opt = fastadam.Adam(p)
+    p.resize(100_000, refcheck=False)
+    for grad in (np.ones(6), np.ones(100_000)):
+        with pytest.raises(ValueError, match="was resized"):
+            opt.step(grad)
+
+
+class TestAdamStep:
+    def test_names_what_does_not_fit(self):
+        a = [np.ones(3) for _ in range(4)]
+        with pytest.raises(ValueError, match=r"exp_avg: shape \(2,\), expected \(3,\)"):
+            fastadam.adam_step(a[0], a[1], np.ones(2), a[3], step=1)
+        with pytest.raises(TypeError, match="exp_avg_sq: dtype float32, expected float64"):
+            fastadam.adam_step(*a[:3], np.ones(3, np.float32), step=1)
+        with pytest.raises(ValueError, match="grad: shape"):
+            fastadam.adam_step(a[0], np.ones(2), *a[2:], step=1)
+        with pytest.raises(TypeError, match=r"grad\[1\] is a float"):
+            fastadam.adam_step(a[:2], [np.ones(3), 1.0], a[2:], [np.ones(3), np.ones(3)], step=1)
+        with pytest.raises(ValueError, match="exp_avg and exp_avg_sq share memory"):
+            fastadam.adam_step(a[0], a[1], a[2], a[2], step=1)
+        with pytest.raises(ValueError, match="exp_avg: expected a list or tuple of 2 arrays"):
+            fastadam.adam_step(a[:2], a[2:], a[2:3], a[3:], step=1)
+        with pytest.raises(ValueError, match="max_exp_avg_sq is read-only"):
+            fastadam.adam_step(*a, step=1, max_exp_avg_sq=read_only())
+        assert all((x == 1).all() for x in a)
+
+    @pytest.mark.parametrize("step", [0, -1, 2**63, 1.0, "1", [1, 2]])
+    def test_step(self, step):
+        a = [np.ones(3) for _ in range(4)]
+        with pytest.raises((ValueError, TypeError), match="step"):
+            fastadam.adam_step(*a, step=step)
+        assert all((x == 1).all() for x in a)
+
+    @pytest.mark.parametrize(("key", "value"), [kv for kv in BAD_VALUES if kv[0] != "amsgrad"])
+    def test_hyper_parameters(self, key, value):
+        a = [np.ones(3, np.float32) for _ in range(4)]
+        with pytest.raises((ValueError, TypeError)):
+            fastadam.adam_step(*a, step=1, **{key: value})
+        assert all((x == 1).all() for x in a)
