@@ -12,22 +12,24 @@ from fastadam import _backend, _numpy
 N = 1_048_576
 
 
+def stepper(dtype, block):
+    g = np.random.default_rng(0).standard_normal(N).astype(dtype)
+    _numpy.BLOCK = block  # sizes the scratch
+    opt = fastadam.Adam(np.ones(N, dtype))
+
+    def step():
+        _numpy.BLOCK = block
+        opt.step(g)
+
+    return step
+
+
 def main():
-    for dtype in (np.float32, np.float64):
-        timed = {}
-        g = np.random.default_rng(0).standard_normal(N).astype(dtype)
-        for block in (4096, 16384, 65536, 262144):
-
-            def step(block=block, made={}):  # noqa: B006
-                _numpy.BLOCK = block
-                if not made:
-                    with _backend.using("numpy"):
-                        made["opt"] = fastadam.Adam(np.ones(N, dtype))
-                made["opt"].step(g)
-
-            timed[block] = step
-        for block, times in measure(timed).items():
-            print(f"{np.dtype(dtype)} block {block:6}: {np.median(times) / N * 1e9:.2f} ns an element")
+    with _backend.using("numpy"):
+        for dtype in ("float32", "float64"):
+            timed = {block: stepper(dtype, block) for block in (4096, 16384, 65536, 262144)}
+            for block, times in measure(timed).items():
+                print(f"{dtype}, block {block:6}: {np.median(times) / N * 1e9:.2f} ns an element")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ the time that each optimizer took; draws the loss curves to digits.png.
 """
 
 import argparse
+import itertools
 import time
 
 import matplotlib
@@ -36,7 +37,7 @@ def load():
 
 def make_params(rng):
     params = {}
-    for i, (fan_in, fan_out) in enumerate(zip(SIZES, SIZES[1:], strict=False)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(SIZES)):
         scale = np.sqrt(2 / fan_in)  # He et al., arXiv:1502.01852
         params[f"W{i}"] = (scale * rng.standard_normal((fan_in, fan_out))).astype(np.float32)
         params[f"b{i}"] = np.zeros(fan_out, np.float32)
@@ -106,7 +107,9 @@ def main():
     }
     train(optimizers["fastadam.Adam"], data, seed=1)  # the first matrix products start BLAS
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    print(f"{'optimizer':16} {'test accuracy':>13} {'training':>9} {'in optimizer':>13} {'share':>6}")
+    print(
+        f"{'optimizer':16} {'test accuracy':>13} {'training':>9} {'in optimizer':>13} {'share':>6}"
+    )
     for (name, make), style in zip(optimizers.items(), ("-", "--"), strict=True):
         losses, accuracy, seconds, in_optimizer = train(make, data)
         print(

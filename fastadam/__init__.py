@@ -1,4 +1,4 @@
-"""The Adam optimizer for NumPy arrays: in place, exact to the bit, as fast as the machine allows."""
+"""The Adam optimizer for NumPy arrays: in place, exact to the bit, at the machine's limit."""
 
 from fastadam._config import show_config
 from fastadam._version import __version__

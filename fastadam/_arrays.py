@@ -250,6 +250,6 @@ def _may_overlap_itself(array: Array) -> bool:
 
 def _share(a: Array, b: Array) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # the stub is too narrow
     except np.exceptions.TooHardError:
         return True

@@ -116,6 +116,8 @@ def _beta(index: int, value: Any, traits: Traits) -> float:
 
 
 def _is_real(value: Any) -> bool:
+    if type(value) is float:
+        return True
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     return isinstance(value, numbers.Real)
@@ -128,6 +130,6 @@ def _real(name: str, value: Any) -> float:
 
 
 def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
+    if value is not True and value is not False and not isinstance(value, np.bool_):
         raise TypeError(f"{name} must be True or False, found {value!r}")
     return bool(value)

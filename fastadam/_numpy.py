@@ -16,13 +16,17 @@ from typing import Any
 import numpy as np
 
 from fastadam import _hyper
-from fastadam._arrays import Array, Arrays
+from fastadam._arrays import DTYPES, Array, Arrays
 
 Lock = threading.RLock
 
 # Elements worked on at a time. Smaller blocks pay for NumPy's calls, larger ones
 # leave the cache; bench/numpy_block.py compares them.
 BLOCK = 65536
+
+
+REAL = {dtype: np.zeros(0, dtype).real.dtype for dtype in DTYPES}
+SMALLEST_NORMAL = {dtype: np.finfo(dtype).smallest_normal for dtype in set(REAL.values())}
 
 
 class Scalars:
@@ -44,7 +48,7 @@ class Scalars:
         self.weight_decay = real(hyper.weight_decay)
         self.grad_factor = real((-1 if hyper.maximize else 1) / loss_scale)
         self.amsgrad = hyper.amsgrad
-        self.smallest_normal = np.finfo(dtype).smallest_normal
+        self.smallest_normal = SMALLEST_NORMAL[dtype]
 
 
 def adam(
@@ -88,8 +92,11 @@ def adam(
 
 def flat(array: Array) -> Array:
     """A plain array's memory as a vector of real numbers."""
-    vector = np.lib.stride_tricks.as_strided(array, (array.size,), (array.itemsize,))
-    return vector.view(vector.real.dtype)
+    if array.flags.c_contiguous:
+        vector = array.reshape(-1)
+    else:
+        vector = np.lib.stride_tricks.as_strided(array, (array.size,), (array.itemsize,))
+    return vector.view(REAL[vector.dtype])
 
 
 class Batch:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from fastadam import _backend, _hyper
 from fastadam._arrays import Array, Arrays, check_separate, check_written, slot
@@ -12,7 +13,7 @@ from fastadam._arrays import Array, Arrays, check_separate, check_written, slot
 
 def adam_step(
     param: Array | Sequence[Array],
-    grad: Array | None | Sequence[Array | None],
+    grad: Array | Sequence[Array | None] | None,
     exp_avg: Array | Sequence[Array],
     exp_avg_sq: Array | Sequence[Array],
     *,
@@ -117,7 +118,7 @@ def _finished(step: Any, n: int) -> list[int]:
     if len(steps) != n:
         raise ValueError(f"step: expected one number or {n}, found {len(steps)}")
     for value in steps:
-        if not isinstance(value, numbers.Integral):
+        if not isinstance(value, int | np.integer):
             raise TypeError(f"step must be an integer, found {type(value).__name__}")
         if not 1 <= value < 2**63:
             raise ValueError(f"Invalid step: {value}; the first step is 1")

@@ -302,7 +302,9 @@ class Adam:
         for leaf in leaves[old:]:
             bare = slot([leaf.array], leaf.group)
             count = 3 if param_groups[leaf.group]["amsgrad"] else 2
-            slots.append(bare._replace(state=tuple(np.zeros_like(bare.param) for _ in range(count))))
+            slots.append(
+                bare._replace(state=tuple(np.zeros_like(bare.param) for _ in range(count)))
+            )
         laid = self._arrange(specs, leaves, slots, grouped)
         laid.check_groups(param_groups)
         steps = [*(self._batch.steps if old else ()), *([0] * (len(leaves) - old))]

@@ -88,7 +88,10 @@ def test_adam_step_takes_state_in_any_layout(layout):
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (1, 1, 5)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
 def test_small_shapes(shape, dtype):
-    p, g = normal(shape, dtype) * np.ones(shape, dtype), normal(shape, dtype) * np.ones(shape, dtype)
+    p, g = (
+        normal(shape, dtype) * np.ones(shape, dtype),
+        normal(shape, dtype) * np.ones(shape, dtype),
+    )
     p, g = np.array(p), np.array(g)
     want = expected(p, g)
     fastadam.Adam(p).step(g)

@@ -72,10 +72,12 @@ def test_every_offset(dtype, n):
 def test_products_of_special_values(dtype, options):
     """All combinations of special values in the parameter, the gradient and the state."""
     info = np.finfo(dtype)
-    special = [0.0, -0.0, 1.0, -2.0, info.max, -info.max, np.inf, -np.inf, np.nan,
-               info.smallest_normal, -info.smallest_subnormal, info.smallest_normal / 3]  # fmt: skip
+    numbers = [0.0, -0.0, 1.0, -2.0, info.max, -info.max, np.inf, -np.inf, np.nan]
+    tiny = [info.smallest_normal, -info.smallest_subnormal, info.smallest_normal / 3]
+    special = numbers + tiny
     p, g, m, v = (
-        np.array(column, dtype) for column in zip(*itertools.product(special, repeat=4), strict=True)
+        np.array(column, dtype)
+        for column in zip(*itertools.product(special, repeat=4), strict=True)
     )
     for amsgrad in (False, True):
         vmax = np.roll(np.abs(v), 5) if amsgrad else None

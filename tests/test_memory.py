@@ -9,7 +9,9 @@ import pytest
 import fastadam
 
 
-@pytest.mark.parametrize("case", ["plain", "nested", "strided parameter", "gradient of another order"])
+@pytest.mark.parametrize(
+    "case", ["plain", "nested", "strided parameter", "gradient of another order"]
+)
 def test_no_array_memory_after_the_first_step(case):
     n = 500
     if case == "nested":

@@ -34,7 +34,7 @@ def kernels():
 def test_square_roots_are_packed_and_wide(kernels, name, dtype):
     suffix = "" if name == "neon" else "ps" if dtype == "float32" else "pd"
     code = "".join(
-        block for function, block in kernels.items() if f"adam_range_{name}_{dtype}" in function
+        block for function, block in kernels.items() if f"adam_{name}_{dtype}" in function
     )
     assert re.search(rf"sqrt{suffix}\s.*{WIDTH[name]}", code), "no packed square root"
     assert re.search(rf"div{suffix}\s.*{WIDTH[name]}", code), "no packed division"

@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -234,7 +235,9 @@ class TestStateDict:
         opt.load_state_dict(
             {
                 "state": {0: {"step": np.array(7.0, np.float32), **moments}},
-                "param_groups": [{"lr": 0.5, "betas": (0.9, 0.99), "fused": None, "params": [0, 1]}],
+                "param_groups": [
+                    {"lr": 0.5, "betas": (0.9, 0.99), "fused": None, "params": [0, 1]}
+                ],
             }
         )
         state = opt.state_dict()["state"]
@@ -259,7 +262,7 @@ class TestStateDict:
         without.step(np.ones(2))
         assert "max_exp_avg_sq" in without.state_dict()["state"][0]
 
-    BROKEN = {
+    BROKEN: ClassVar = {
         "no dict": (lambda s: [], ValueError, "must be a dict"),
         "no groups": (lambda s: {"state": s["state"]}, ValueError, "'param_groups'"),
         "another number of groups": (
@@ -282,7 +285,11 @@ class TestStateDict:
             KeyError,
             "'z', which has no parameter",
         ),
-        "shape": (lambda s: edit(s, exp_avg=np.ones(3)), ValueError, r"\['b'\]\['exp_avg'\].*\(3,\)"),
+        "shape": (
+            lambda s: edit(s, exp_avg=np.ones(3)),
+            ValueError,
+            r"\['b'\]\['exp_avg'\].*\(3,\)",
+        ),
         "dtype": (lambda s: edit(s, exp_avg_sq=np.ones(2, "f4")), TypeError, "float32.*float64"),
         "list": (lambda s: edit(s, exp_avg=[1.0, 2.0]), TypeError, "is a list"),
         "no moment": (lambda s: edit(s, exp_avg=None), KeyError, "has the keys"),
