@@ -11,9 +11,10 @@ from fastadam import _backend
 
 
 def run(code, **env):
+    """Run code in a process of its own; -P keeps it from importing the checkout's folder."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("FASTADAM_")}
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-P", "-W", "error", "-c", code],
         env={**clean, **env}, capture_output=True, text=True,
     )  # fmt: skip
 
