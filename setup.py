@@ -6,12 +6,13 @@ on and the package runs on its NumPy implementation.
 
 import os
 import sysconfig
+import tempfile
 
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CompileError
+from setuptools.errors import CompileError, LinkError
 
 # For each family of CPUs, best first: the set's name, the question in csrc/cpu.h
 # that tells whether a CPU has it, and its compiler flags (GCC and Clang, MSVC).
@@ -56,6 +57,10 @@ class BuildKernels(build_ext):
     def build_extension(self, ext):
         msvc = self.compiler.compiler_type == "msvc"
         flags = MSVC_FLAGS if msvc else UNIX_FLAGS
+        openmp = "/openmp" if msvc else "-fopenmp"
+        if self.has_openmp(openmp):
+            ext.extra_compile_args.append(openmp)
+            ext.extra_link_args += [] if msvc else [openmp]
         rows = []
         for name, cpu, unix, windows in INSTRUCTION_SETS[cpu_family()]:
             try:
@@ -73,6 +78,24 @@ class BuildKernels(build_ext):
         ]
         ext.extra_compile_args += flags
         super().build_extension(ext)
+
+    def has_openmp(self, flag):
+        """Whether a program that starts threads compiles and links."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = os.path.join(folder, "openmp.c")
+            with open(source, "w") as file:
+                file.write(
+                    "#include <omp.h>\nint threads(void) { return omp_get_max_threads(); }\n"
+                )
+            try:
+                objects = self.compiler.compile([source], output_dir=folder, extra_postargs=[flag])
+                self.compiler.link_shared_object(
+                    objects, os.path.join(folder, "openmp.so"), extra_postargs=[flag]
+                )
+            except (CompileError, LinkError):
+                self.warn("the compiler has no OpenMP; fastadam will use one thread")
+                return False
+        return True
 
     def compile_kernels(self, isa, flags):
         objects = []
@@ -92,9 +115,10 @@ class BuildKernels(build_ext):
         return " ".join([os.path.basename(command[0]), *flags])
 
 
+C_FILES = ["cpu", "dispatch", "norm", "parallel", "scalars", "step"]
 extension = Extension(
     "fastadam._native",
-    ["fastadam/_native.pyx", "csrc/dispatch.c", "csrc/cpu.c", "csrc/scalars.c", "csrc/step.c"],
+    ["fastadam/_native.pyx", *(f"csrc/{name}.c" for name in C_FILES)],
     include_dirs=["csrc", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     depends=["csrc/fastadam.h", "csrc/cpu.h", "csrc/kernel.c"],

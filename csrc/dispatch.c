@@ -5,7 +5,8 @@
 
 #define X(name, cpu) \
     fa_kernel fa_adam_##name##_float32, fa_adam_##name##_float64; \
-    fa_kernel fa_streams_##name##_float32, fa_streams_##name##_float64;
+    fa_kernel fa_streams_##name##_float32, fa_streams_##name##_float64; \
+    fa_sum fa_sum_squares_##name##_float32, fa_sum_squares_##name##_float64;
 FA_COMPILED
 #undef X
 
@@ -13,6 +14,7 @@ FA_COMPILED
     {#name, \
      fa_cpu_##cpu, \
      {fa_adam_##name##_float32, fa_adam_##name##_float64}, \
-     {fa_streams_##name##_float32, fa_streams_##name##_float64}},
+     {fa_streams_##name##_float32, fa_streams_##name##_float64}, \
+     {fa_sum_squares_##name##_float32, fa_sum_squares_##name##_float64}},
 const fa_isa fa_isas[] = {FA_COMPILED{0}};
 #undef X

@@ -32,8 +32,8 @@
 
 enum {
     FA_LINE = 64,            /* bytes of a cache line, */
-    FA_BLOCK = 4 * FA_LINE,  /* of what is prefetched at a time */
-    FA_AHEAD = 8 * FA_BLOCK, /* and of how far ahead */
+    FA_BATCH = 4 * FA_LINE,  /* of what is prefetched at a time */
+    FA_AHEAD = 8 * FA_BATCH, /* and of how far ahead */
     FA_BEYOND_CACHE = 2 << 20 /* elements of an array that caches do not hold */
 };
 
@@ -89,7 +89,7 @@ static int64_t line_border(const real *param, int64_t begin, int64_t end)
 FA_INLINE void prefetch(const real *array)
 {
     const char *block = (const char *)array + FA_AHEAD;
-    for (int line = 0; line < FA_BLOCK; line += FA_LINE)
+    for (int line = 0; line < FA_BATCH; line += FA_LINE)
         FA_PREFETCH(block + line);
 }
 
@@ -109,7 +109,7 @@ FA_INLINE void adam_array(const fa_array *array, int64_t begin, int64_t end, con
          *vmax = array->state[FA_MAX_EXP_AVG_SQ];
     const real *g = array->grad;
 
-    const int64_t block = FA_BLOCK / (int64_t)sizeof(real);
+    const int64_t block = FA_BATCH / (int64_t)sizeof(real);
     int64_t i = line_border(p, begin, end);
     adam_rule(k, p, g, m, v, vmax, begin, i, coupled, amsgrad);
     if (array->size >= FA_BEYOND_CACHE)
@@ -150,4 +150,26 @@ void FA_EXPORT(streams)(const fa_array *array, int64_t begin, int64_t end)
         m[i] = m[i] + x;
         v[i] = v[i] + x;
     }
+}
+
+/* The sum of squares of the numbers times `scale`. Sixteen interleaved sums fill
+   the widest vectors and are the same for all. */
+double FA_EXPORT(sum_squares)(const void *numbers, int64_t n, double scale)
+{
+    const real *x = numbers;
+    double sums[16] = {0};
+    int64_t i = 0;
+    for (; n - i >= 16; i += 16)
+        for (int k = 0; k < 16; k++) {
+            const double y = (double)x[i + k] * scale;
+            sums[k] = sums[k] + y * y;
+        }
+    for (int k = 0; i < n; i++, k++) {
+        const double y = (double)x[i] * scale;
+        sums[k] = sums[k] + y * y;
+    }
+    for (int width = 8; width > 0; width /= 2)
+        for (int k = 0; k < width; k++)
+            sums[k] = sums[k] + sums[k + width];
+    return sums[0];
 }

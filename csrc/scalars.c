@@ -3,7 +3,7 @@
 
 #include "fastadam.h"
 
-fa_scalars fa_adam_scalars(const fa_hyper *hyper, int64_t step, int dtype)
+fa_scalars fa_adam_scalars(const fa_hyper *hyper, int64_t step, int dtype, double clip)
 {
     fa_scalars s;
     /* The kernel uses betas rounded to the dtype, so the bias corrections must:
@@ -18,7 +18,7 @@ fa_scalars fa_adam_scalars(const fa_hyper *hyper, int64_t step, int dtype)
     s.keep = hyper->decoupled ? 1 - hyper->lr * hyper->weight_decay : 1;
     s.coupled = !hyper->decoupled && hyper->weight_decay != 0;
     s.weight_decay = hyper->weight_decay;
-    s.grad_factor = (hyper->maximize ? -1 : 1) / hyper->loss_scale;
+    s.grad_factor = (hyper->maximize ? -clip : clip) / hyper->loss_scale;
     s.amsgrad = hyper->amsgrad;
     s.step = step;
     s.group = 0;

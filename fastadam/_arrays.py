@@ -31,6 +31,14 @@ class Slot(NamedTuple):
     copies: tuple[tuple[Array, Array], ...]  # (user's array, plain stand-in) where they differ
 
 
+class Counts(NamedTuple):
+    """Finished steps of each array and of all, and skipped ones."""
+
+    steps: list[int]
+    finished: int = 0
+    skipped: int = 0
+
+
 class Arrays:
     """The arrays that are stepped together: plain, and matched with gradients at each step.
 

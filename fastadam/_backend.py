@@ -31,6 +31,11 @@ def module() -> Any:
     return _module
 
 
+def native() -> Any:
+    """The compiled module if it is the chosen backend, else None."""
+    return None if _module is _numpy else _module
+
+
 def describe() -> dict[str, Any]:
     """What was compiled, what this CPU has and what was chosen."""
     compiled = _module is not _numpy
@@ -39,6 +44,7 @@ def describe() -> dict[str, Any]:
         "instruction_set": _native.used() if _native and compiled else None,
         "instruction_sets": _native.instruction_sets() if _native else {},
         "built_with": _native.built_with if _native else None,
+        "threading": _native.threading if _native and compiled else "none",
         "extension_missing": _missing,
     }
 

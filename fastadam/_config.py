@@ -7,6 +7,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from fastadam import _backend
+from fastadam._threads import get_num_threads
 from fastadam._version import __version__
 
 
@@ -28,7 +29,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         With the keys ``version``, ``backend`` ("c" or "numpy"),
         ``instruction_set`` (None with NumPy), ``instruction_sets`` (name:
         whether this CPU has it), ``built_with`` (compiler and flags),
-        ``extension_missing`` (why, or None) and ``numpy`` (its version).
+        ``threading`` ("OpenMP" or "none"), ``extension_missing`` (why, or None),
+        ``threads`` (what a large step uses) and ``numpy`` (its version).
 
     Raises
     ------
@@ -42,7 +44,12 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode must be 'stdout' or 'dicts', found {mode!r}")
-    config = {"version": __version__, **_backend.describe(), "numpy": np.__version__}
+    config = {
+        "version": __version__,
+        **_backend.describe(),
+        "threads": get_num_threads(),
+        "numpy": np.__version__,
+    }
     if mode == "dicts":
         return config
     for key, value in config.items():

@@ -43,6 +43,14 @@ class Hyper(NamedTuple):
     epsilon_hat: bool
 
 
+class Clip(NamedTuple):
+    """What is done about the gradients' norm."""
+
+    max_grad_norm: float  # infinity: no clipping
+    skip_nonfinite: bool
+    measures: bool  # whether anybody asks for the norm
+
+
 class Traits(NamedTuple):
     """What a group's arrays ask of its hyper-parameters."""
 
@@ -96,6 +104,17 @@ def lr_now(hyper: Hyper, finished: int) -> float:
     if callable(hyper.lr):
         return check_lr(hyper.lr(finished), f", returned by the function lr({finished})")
     return hyper.lr
+
+
+def check_clip(max_grad_norm: Any, skip_nonfinite: Any) -> Clip:
+    """Check the options of the gradients' norm."""
+    skip = _flag("skip_nonfinite", skip_nonfinite)
+    if max_grad_norm is None:
+        return Clip(math.inf, skip, skip)
+    limit = _real("max_grad_norm", max_grad_norm)
+    if not 0.0 < limit:
+        raise ValueError(f"Invalid max_grad_norm value: {limit}")
+    return Clip(limit, skip, True)
 
 
 def check_loss_scale(value: Any) -> float:

@@ -6,6 +6,7 @@ nanoseconds each; all others take the way through `Arrays.plain_gradients`,
 which copies or refuses them.
 """
 
+from libc.math cimport NAN
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
@@ -36,14 +37,25 @@ cdef extern from "fastadam.h":
         void *state[FA_STATES]
         int64_t size, step
         int group, dtype
-    ctypedef void fa_kernel(const fa_array *array, int64_t begin, int64_t end) nogil
     ctypedef struct fa_isa:
         const char *name
         int (*cpu_has)() nogil
-        fa_kernel **streams
     const fa_isa fa_isas[]
-    void fa_step(const fa_isa *isa, const fa_hyper *groups, fa_array *arrays, int64_t n,
-                 fa_scalars *scratch) nogil
+    ctypedef struct fa_batch:
+        const fa_hyper *groups
+        fa_array *arrays
+        int64_t n
+        double max_grad_norm
+        int measure_norm, skip_nonfinite
+        fa_scalars *scratch
+        double *sums
+        double grad_norm
+    int64_t fa_blocks(int64_t size)
+    int fa_step(const fa_isa *isa, fa_batch *batch, int threads) nogil
+    void fa_streams(const fa_isa *isa, const fa_batch *batch, int threads) nogil
+    int fa_get_num_threads()
+    void fa_set_num_threads(int n)
+    const char *fa_threading
 
 cdef extern from *:
     const char *FA_BUILT_WITH
@@ -60,6 +72,8 @@ cdef enum:
 cdef int64_t SHORT = 1024
 cdef size_t[2] REAL_SIZE = [sizeof(float), sizeof(double)]
 built_with = FA_BUILT_WITH.decode()
+threading = fa_threading.decode()
+fa_get_num_threads()  # notes OpenMP's number before anybody limits it
 cdef const fa_isa *isa = NULL
 
 
@@ -87,17 +101,14 @@ def used():
     return isa.name.decode()
 
 
-def streams(cnp.ndarray param, cnp.ndarray grad, cnp.ndarray exp_avg, cnp.ndarray exp_avg_sq):
-    """Move the memory of a step with one addition for each store: a yardstick for bench/."""
-    cdef fa_array array
-    array.param = cnp.PyArray_DATA(param)
-    array.grad = cnp.PyArray_DATA(grad)
-    array.state[0] = cnp.PyArray_DATA(exp_avg)
-    array.state[1] = cnp.PyArray_DATA(exp_avg_sq)
-    cdef int64_t size = param.size
-    cdef int dtype = FA_FLOAT32 if param.itemsize == 4 else FA_FLOAT64
-    with nogil:
-        isa.streams[dtype](&array, 0, size)
+def get_num_threads():
+    """Threads that a large step uses now."""
+    return fa_get_num_threads()
+
+
+def set_num_threads(int n):
+    """Ask for that many threads; 0 takes what OpenMP would use."""
+    fa_set_num_threads(n)
 
 
 # What the binding knows of an array besides what C needs.
@@ -119,28 +130,28 @@ cdef class Batch:
     cdef list copies  # (index, user's array, plain array)
     cdef list seen  # for each group, the keys and values that c_groups was made from
     cdef list scheduled  # for each group, its Hyper if its lr is a function, else None
-    cdef readonly int64_t finished
+    cdef readonly int64_t finished, skipped
     cdef Py_ssize_t n, n_groups, n_spans
+    cdef fa_batch batch
     cdef fa_array *c_arrays
     cdef fa_hyper *c_groups
-    cdef fa_scalars *scratch
     cdef Slot *slots
     cdef uintptr_t *starts
     cdef uintptr_t *ends
 
-    def __cinit__(self, arrays, steps, finished, Lock lock):
+    def __cinit__(self, arrays, counts, Lock lock, clip):
         cdef Py_ssize_t i, k
-        cdef int64_t elements = 0
+        cdef int64_t elements = 0, blocks = 0
         self.arrays = arrays
         self.spec = arrays.spec
         self.lock = lock
-        self.finished = finished
+        self.finished = counts.finished
+        self.skipped = counts.skipped
         self.n = len(arrays.slots)
         self.n_groups = len(arrays.traits)
         self.n_spans = len(arrays.spans.starts)
         self.c_arrays = <fa_array *>allocate(self.n, sizeof(fa_array))
         self.c_groups = <fa_hyper *>allocate(self.n_groups, sizeof(fa_hyper))
-        self.scratch = <fa_scalars *>allocate(self.n, sizeof(fa_scalars))
         self.slots = <Slot *>allocate(self.n, sizeof(Slot))
         self.starts = <uintptr_t *>allocate(self.n_spans, sizeof(uintptr_t))
         self.ends = <uintptr_t *>allocate(self.n_spans, sizeof(uintptr_t))
@@ -162,19 +173,43 @@ cdef class Batch:
             self.c_arrays[i].size = slot.param.size * (2 if is_complex else 1)
             self.c_arrays[i].dtype = FA_FLOAT32 if slot.param.real.itemsize == 4 else FA_FLOAT64
             self.c_arrays[i].group = slot.group
-            self.c_arrays[i].step = steps[i]
+            self.c_arrays[i].step = counts.steps[i]
             elements += self.c_arrays[i].size
+            blocks += fa_blocks(self.c_arrays[i].size)
             self.copies += [(i, user_array, plain) for user_array, plain in slot.copies]
 
         self.is_short = elements <= SHORT
+        self.batch.arrays = self.c_arrays
+        self.batch.groups = self.c_groups
+        self.batch.n = self.n
+        self.batch.grad_norm = NAN
+        self.batch.scratch = <fa_scalars *>allocate(self.n, sizeof(fa_scalars))
+        self.batch.measure_norm = clip.measures
+        self.batch.max_grad_norm = clip.max_grad_norm
+        self.batch.skip_nonfinite = clip.skip_nonfinite
+        self.batch.sums = <double *>allocate(blocks if clip.measures else 0, sizeof(double))
 
     def __dealloc__(self):
         free(self.c_arrays)
         free(self.c_groups)
-        free(self.scratch)
+        free(self.batch.scratch)
+        free(self.batch.sums)
         free(self.slots)
         free(self.starts)
         free(self.ends)
+
+    @property
+    def grad_norm(self):
+        """The norm of the last step's gradients; NaN before the first."""
+        return self.batch.grad_norm
+
+    def streams(self, grads):
+        """Only move the memory of a step, with one addition a store: a yardstick."""
+        cdef int threads = fa_get_num_threads()
+        self.take_all(grads)
+        with nogil:
+            fa_streams(isa, &self.batch, threads)
+        self.release()
 
     @property
     def steps(self):
@@ -211,18 +246,23 @@ cdef class Batch:
     cdef int run(self) except -1:
         """What follows cannot fail, nor be interrupted by a signal handler."""
         cdef Py_ssize_t i
+        cdef int stepped, threads
         for i, user, plain in self.copies:
             if self.slots[i].grad != NULL:
                 PyArray_CopyInto(plain, user)
         if self.is_short:
-            fa_step(isa, self.c_groups, self.c_arrays, self.n, self.scratch)
+            stepped = fa_step(isa, &self.batch, 1)
         else:
+            threads = fa_get_num_threads()
             with nogil:
-                fa_step(isa, self.c_groups, self.c_arrays, self.n, self.scratch)
+                stepped = fa_step(isa, &self.batch, threads)
         for i, user, plain in self.copies:
             if self.slots[i].grad != NULL:
                 PyArray_CopyInto(user, plain)
-        self.finished += 1
+        if stepped:
+            self.finished += 1
+        else:
+            self.skipped += 1
         return 0
 
     cdef bint take(self, object spec, object grads) except -1:

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastadam import _hyper
-from fastadam._arrays import DTYPES, Array, Arrays
+from fastadam._arrays import DTYPES, Array, Arrays, Counts
 
 Lock = threading.RLock
 
 # Elements worked on at a time. Smaller blocks pay for NumPy's calls, larger ones
 # leave the cache; bench/numpy_block.py compares them.
 BLOCK = 65536
-
+NORM_BLOCK = 4096  # FA_BLOCK in csrc/fastadam.h: it decides the norm's last bits
 
 REAL = {dtype: np.zeros(0, dtype).real.dtype for dtype in DTYPES}
 SMALLEST_NORMAL = {dtype: np.finfo(dtype).smallest_normal for dtype in set(REAL.values())}
@@ -33,7 +34,7 @@ class Scalars:
     """The numbers of one step, computed in double and rounded once to the dtype."""
 
     def __init__(
-        self, hyper: _hyper.Hyper, lr: float, loss_scale: float, step: int, dtype: np.dtype[Any]
+        self, hyper: _hyper.Hyper, lr: float, factor: float, step: int, dtype: np.dtype[Any]
     ) -> None:
         real = dtype.type
         self.b1, self.b2 = real(hyper.beta1), real(hyper.beta2)
@@ -46,7 +47,7 @@ class Scalars:
         self.keep = real(1 - lr * hyper.weight_decay if hyper.decoupled else 1)
         self.coupled = not hyper.decoupled and hyper.weight_decay != 0
         self.weight_decay = real(hyper.weight_decay)
-        self.grad_factor = real((-1 if hyper.maximize else 1) / loss_scale)
+        self.grad_factor = real(-factor if hyper.maximize else factor)
         self.amsgrad = hyper.amsgrad
         self.smallest_normal = SMALLEST_NORMAL[dtype]
 
@@ -99,20 +100,59 @@ def flat(array: Array) -> Array:
     return vector.view(REAL[vector.dtype])
 
 
+def block_sums(grad: Array, scale: float, wide: Array) -> Iterator[float]:
+    """The sums of squares of a gradient's blocks, in double, in the order of csrc/norm.c."""
+    for start in range(0, grad.size, NORM_BLOCK):
+        block = grad[start : start + NORM_BLOCK]
+        y = np.multiply(block, scale, out=wide[: block.size], dtype=np.float64)
+        np.multiply(y, y, out=y)
+        whole = y.size - y.size % 16
+        sums = np.add.reduce(y[:whole].reshape(-1, 16), axis=0)
+        sums[: y.size - whole] += y[whole:]
+        for width in (8, 4, 2, 1):
+            sums[:width] += sums[width : 2 * width]
+        yield float(sums[0])
+
+
+def grad_norm(grads: Sequence[Array], loss_scale: float, wide: Array) -> float:
+    """The L2 norm of all gradients divided by the loss scale; the twin of fa_grad_norm."""
+
+    def total(scale: float) -> float:
+        result = 0.0
+        for grad in grads:
+            for block_sum in block_sums(grad, scale, wide):
+                result += block_sum
+        return result
+
+    squares = total(1.0)
+    info = np.finfo(np.float64)
+    if squares == math.inf or squares < info.smallest_normal / info.eps:
+        bound = max((float(np.abs(grad).max()) for grad in grads if grad.size), default=0.0)
+        if 0 < bound < math.inf:
+            exponent = max(math.frexp(bound)[1], -1000)
+            root = np.sqrt(total(math.ldexp(1, -exponent)))
+            return float(np.ldexp(root, exponent)) / loss_scale
+    return float(np.sqrt(squares)) / loss_scale
+
+
 class Batch:
     """The arrays of an optimizer with their step counts; the twin of _native.Batch."""
 
-    def __init__(self, arrays: Arrays, steps: list[int], finished: int, lock: Lock) -> None:
-        self.steps = list(steps)
-        self.finished = finished
+    def __init__(self, arrays: Arrays, counts: Counts, lock: Lock, clip: _hyper.Clip) -> None:
+        self.steps = list(counts.steps)
+        self.finished = counts.finished
+        self.skipped = counts.skipped
+        self.grad_norm = math.nan
         self._arrays = arrays
         self._lock = lock
+        self._clip = clip
         self._stepping = False
         self._flat = [(flat(slot.param), *map(flat, slot.state)) for slot in arrays.slots]
         self._scratch = {
             dtype: np.empty((2, max(min(p.size, BLOCK) for p, *_ in self._flat)), dtype)
             for dtype in {p.dtype for p, *_ in self._flat}
         }
+        self._wide = np.empty(NORM_BLOCK if clip.measures else 0)
 
     def step(self, grads: Any, groups: list[_hyper.Group], loss_scale: float) -> None:
         """One step of every array that has a gradient; all checks come first."""
@@ -124,7 +164,10 @@ class Batch:
                 plain = self._arrays.plain_gradients(grads)
                 hypers = self._arrays.check_groups(groups)
                 lrs = [_hyper.lr_now(hyper, self.finished) for hyper in hypers]
-                self._run(plain, hypers, lrs, _hyper.check_loss_scale(loss_scale))
+                scale = _hyper.check_loss_scale(loss_scale)
+                vectors = [None if grad is None else flat(grad) for grad in plain]
+                with np.errstate(all="ignore"):
+                    self._run(vectors, hypers, lrs, scale)
             finally:
                 self._stepping = False
 
@@ -135,18 +178,28 @@ class Batch:
         lrs: list[float],
         loss_scale: float,
     ) -> None:
+        clip = 1.0
+        if self._clip.measures:
+            given = [grad for grad in grads if grad is not None]
+            self.grad_norm = grad_norm(given, loss_scale, self._wide)
+            if self._clip.skip_nonfinite and not math.isfinite(self.grad_norm):
+                self.skipped += 1
+                return
+            if self._clip.max_grad_norm < math.inf:
+                clip = self._clip.max_grad_norm / (self.grad_norm + 1e-6)
+            if clip > 1:
+                clip = 1.0
         scalars: dict[tuple[int, int, np.dtype[Any]], Scalars] = {}
-        with np.errstate(all="ignore"):
-            for i, (grad, slot) in enumerate(zip(grads, self._arrays.slots, strict=True)):
-                if grad is None:
-                    continue
-                group, step, dtype = slot.group, self.steps[i] + 1, self._flat[i][0].dtype
-                if (group, step, dtype) not in scalars:
-                    scalars[group, step, dtype] = Scalars(
-                        hypers[group], lrs[group], loss_scale, step, dtype
-                    )
-                self._step_array(i, flat(grad), scalars[group, step, dtype])
-                self.steps[i] = step
+        for i, (grad, slot) in enumerate(zip(grads, self._arrays.slots, strict=True)):
+            if grad is None:
+                continue
+            group, step, dtype = slot.group, self.steps[i] + 1, grad.dtype
+            if (group, step, dtype) not in scalars:
+                scalars[group, step, dtype] = Scalars(
+                    hypers[group], lrs[group], clip / loss_scale, step, dtype
+                )
+            self._step_array(i, grad, scalars[group, step, dtype])
+            self.steps[i] = step
         self.finished += 1
 
     def _step_array(self, i: int, grad: Array, k: Scalars) -> None:

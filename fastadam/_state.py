@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam._arrays import Array, Slot, check_gradient
+from fastadam._arrays import Array, Counts, Slot, check_gradient
 from fastadam._hyper import Group
 
+COUNTS = ("finished_steps", "skipped_steps")
 NAMES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
@@ -25,9 +26,8 @@ class Leaf(NamedTuple):
 
 class Loaded(NamedTuple):
     slots: list[Slot]
-    steps: list[int]
+    counts: Counts
     groups: list[Group]
-    finished: int
 
 
 def read_state(
@@ -43,7 +43,7 @@ def read_state(
         raise KeyError(f"state dict: state of {min(map(repr, unknown))}, which has no parameter")
 
     merged = [
-        {**group, **{k: v for k, v in new.items() if k not in ("params", "finished_steps")}}
+        {**group, **{k: v for k, v in new.items() if k not in ("params", *COUNTS)}}
         for group, new in zip(groups, saved_groups, strict=True)
     ]
     new_slots, steps = [], []
@@ -52,10 +52,10 @@ def read_state(
         entry = saved.get(key, {})
         new_slots.append(_read_slot(label, entry, slot, bool(merged[slot.group].get("amsgrad"))))
         steps.append(_read_step(f"{label}['step']", entry["step"]) if entry else 0)
-    finished = max(
-        [*steps, *(_read_step("finished_steps", g.get("finished_steps", 0)) for g in saved_groups)]
+    finished, skipped = (
+        max(_read_step(name, group.get(name, 0)) for group in saved_groups) for name in COUNTS
     )
-    return Loaded(new_slots, steps, merged, finished)
+    return Loaded(new_slots, Counts(steps, max(finished, *steps), skipped), merged)
 
 
 def _keys(saved_groups: Any, leaves: Sequence[Leaf], n_groups: int) -> list[Any]:

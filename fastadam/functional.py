@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fastadam import _backend, _hyper
-from fastadam._arrays import Array, Arrays, check_separate, check_written, slot
+from fastadam._arrays import Array, Arrays, Counts, check_separate, check_written, slot
 
 
 def adam_step(
@@ -109,7 +110,8 @@ def adam_step(
         written=[array for _, array in labelled],
     )
     backend = _backend.module()
-    batch = backend.Batch(arrays, _finished(step, len(slots)), 0, backend.Lock())
+    counts = Counts(_finished(step, len(slots)))
+    batch = backend.Batch(arrays, counts, backend.Lock(), _hyper.Clip(math.inf, False, False))
     batch.step(grad, [group], loss_scale)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastadam import _backend, _hyper, _tree
-from fastadam._arrays import Arrays, Slot, check_separate, check_written, slot
+from fastadam._arrays import Arrays, Counts, Slot, check_separate, check_written, slot
 from fastadam._hyper import Group, Schedule
 from fastadam._state import NAMES, Leaf, read_state
 
@@ -41,6 +41,14 @@ class Adam:
     epsilon_hat : bool, optional
         Take `eps` as the paper's epsilon-hat, added before the bias correction
         of the second moment: the form of scikit-learn, Keras and others.
+    max_grad_norm : float, optional
+        Clip: scale the gradients of a step by
+        ``min(1, max_grad_norm / (grad_norm + 1e-6))`` where their global L2 norm
+        is `grad_norm`, as ``torch.nn.utils.clip_grad_norm_`` does. The
+        gradients themselves are not written.
+    skip_nonfinite : bool, optional
+        Leave out a step with a NaN or an infinity in any gradient: it changes
+        nothing and counts in `skipped_steps`.
 
     Attributes
     ----------
@@ -105,6 +113,8 @@ class Adam:
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
         epsilon_hat: bool = False,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         self.defaults: Group = {
             "lr": lr,
@@ -117,6 +127,7 @@ class Adam:
             "epsilon_hat": epsilon_hat,
         }
         _hyper.check_group(self.defaults, _hyper.Traits(float32=False, max_exp_avg_sq=True))
+        self._clip = _hyper.check_clip(max_grad_norm, skip_nonfinite)
         self.param_groups = []
         self._specs: list[_tree.Spec] = []
         self._leaves: list[Leaf] = []
@@ -158,6 +169,38 @@ class Adam:
         array([0.5, 2.5], dtype=float32)
         """
         self._batch.step(grads, self.param_groups, loss_scale)
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The global L2 norm of the last step's gradients, divided by its loss scale.
+
+        Measured with `max_grad_norm` or `skip_nonfinite`, before clipping; None
+        without, NaN before the first step. It is summed in double, in an order that
+        depends neither on backend nor on threads.
+
+        Examples
+        --------
+        >>> opt = fastadam.Adam([np.ones(1), np.ones(1)], max_grad_norm=1.0)
+        >>> opt.step([np.array([3.0]), np.array([4.0])])
+        >>> opt.grad_norm
+        5.0
+        """
+        norm: float = self._batch.grad_norm
+        return norm if self._clip.measures else None
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps `skip_nonfinite` left out.
+
+        Examples
+        --------
+        >>> opt = fastadam.Adam(np.ones(1), skip_nonfinite=True)
+        >>> opt.step(np.array([np.inf]))
+        >>> opt.skipped_steps
+        1
+        """
+        skipped: int = self._batch.skipped
+        return skipped
 
     @property
     def lr(self) -> float | Schedule:
@@ -235,6 +278,7 @@ class Adam:
                 {
                     **{key: value for key, value in group.items() if key != "params"},
                     "finished_steps": self._batch.finished,
+                    "skipped_steps": self._batch.skipped,
                     "params": [leaf.key for leaf in self._leaves if leaf.group == i],
                 }
                 for i, group in enumerate(self.param_groups)
@@ -269,7 +313,7 @@ class Adam:
             loaded = read_state(state_dict, self._leaves, self._slots, self.param_groups)
             arrays = self._arrange(self._specs, self._leaves, loaded.slots, self._grouped)
             arrays.check_groups(loaded.groups)
-            self._batch = self._backend.Batch(arrays, loaded.steps, loaded.finished, self._lock)
+            self._batch = self._backend.Batch(arrays, loaded.counts, self._lock, self._clip)
             self._slots = loaded.slots
             for group, new in zip(self.param_groups, loaded.groups, strict=True):
                 group.update(new)
@@ -307,9 +351,9 @@ class Adam:
             )
         laid = self._arrange(specs, leaves, slots, grouped)
         laid.check_groups(param_groups)
-        steps = [*(self._batch.steps if old else ()), *([0] * (len(leaves) - old))]
-        finished = self._batch.finished if old else 0
-        self._batch = self._backend.Batch(laid, steps, finished, self._lock)
+        counts = self._counts() if old else Counts([])
+        counts.steps.extend([0] * (len(leaves) - old))
+        self._batch = self._backend.Batch(laid, counts, self._lock, self._clip)
         self._specs, self._leaves, self._slots = specs, leaves, slots
         self.param_groups[:] = param_groups
         self._grouped = grouped
@@ -326,6 +370,9 @@ class Adam:
             written=[leaf.array for leaf in leaves],
             n_groups=len(specs),
         )
+
+    def _counts(self) -> Counts:
+        return Counts(self._batch.steps, self._batch.finished, self._batch.skipped)
 
     def _single_group(self) -> Group:
         if len(self.param_groups) != 1:
@@ -374,6 +421,8 @@ class AdamW(Adam):
         amsgrad: bool = False,
         maximize: bool = False,
         epsilon_hat: bool = False,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -385,6 +434,8 @@ class AdamW(Adam):
             maximize=maximize,
             decoupled_weight_decay=True,
             epsilon_hat=epsilon_hat,
+            max_grad_norm=max_grad_norm,
+            skip_nonfinite=skip_nonfinite,
         )
 
 

@@ -1,12 +1,22 @@
 """Time several functions interleaved, so that a busy machine disturbs all alike."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
+from fastadam._arrays import Array
 
-def measure(functions, rounds=15, seconds=0.02):
-    """Seconds a call for each function of a dict: {name: array of one figure a round}.
+Times = dict[str, Array]
+
+
+def measure(
+    functions: Mapping[str, Callable[[], Any]], rounds: int = 15, seconds: float = 0.02
+) -> Times:
+    """Seconds a call of each function: {name: array of one figure a round}.
 
     Each round times every function once, over as many calls as take `seconds`.
     """
@@ -17,7 +27,7 @@ def measure(functions, rounds=15, seconds=0.02):
         function()
         once = time.perf_counter() - start
         repeats[name] = max(1, min(100_000, int(seconds / max(once, 1e-7))))
-    times = {name: [] for name in functions}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             calls = range(repeats[name])
@@ -28,6 +38,6 @@ def measure(functions, rounds=15, seconds=0.02):
     return {name: np.array(values) for name, values in times.items()}
 
 
-def ratio(times, slow, fast):
+def ratio(times: Times, slow: str, fast: str) -> float:
     """The median over rounds of how many times longer `slow` took than `fast`."""
     return float(np.median(times[slow] / times[fast]))

@@ -1,0 +1,94 @@
+/* Arrays shared among threads, from OpenMP where the compiler has it. */
+#include "fastadam.h"
+
+#ifdef _OPENMP
+
+#include <omp.h>
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+const char fa_threading[] = "OpenMP";
+
+static int requested; /* by the user; 0: as many as OpenMP would use */
+static int at_start;  /* OpenMP's number before anybody limited it */
+static int forked;
+
+/* libgomp's threads do not survive a fork, and it waits for them for ever. */
+static void in_child(void) { forked = 1; }
+
+int fa_get_num_threads(void)
+{
+    const int limit = omp_get_max_threads();
+    if (!at_start) {
+        at_start = limit;
+#ifndef _WIN32
+        pthread_atfork(0, 0, in_child);
+#endif
+    }
+    if (forked)
+        return 1;
+    /* threadpoolctl limits through OpenMP; its limit holds over a request. */
+    if (requested == 0 || (limit < at_start && limit < requested))
+        return limit;
+    return requested;
+}
+
+void fa_set_num_threads(int n) { requested = n; }
+
+#else
+
+const char fa_threading[] = "none";
+
+int fa_get_num_threads(void) { return 1; }
+
+void fa_set_num_threads(int n) { (void)n; }
+
+#endif
+
+/* Waking a thread takes some microseconds: below this many elements for each,
+   one is faster (bench/threads.py). */
+enum { FA_ELEMENTS_A_THREAD = 8192 };
+
+/* Where in an array the parts' border falls that is `elements` behind its begin. */
+static int64_t border(int64_t elements, int64_t size)
+{
+    if (elements >= size)
+        return size;
+    return elements <= 0 ? 0 : elements - elements % FA_BLOCK;
+}
+
+static void part(const fa_isa *isa, const fa_batch *batch, fa_piece *piece, int64_t first,
+                 int64_t last)
+{
+    int64_t offset = 0;
+    for (int64_t i = 0; i < batch->n && offset < last; i++) {
+        const fa_array *array = &batch->arrays[i];
+        if (!array->grad)
+            continue;
+        const int64_t begin = border(first - offset, array->size);
+        const int64_t end = border(last - offset, array->size);
+        if (begin < end)
+            piece(isa, array, begin, end);
+        offset += array->size;
+    }
+}
+
+void fa_share(const fa_isa *isa, const fa_batch *batch, int threads, fa_piece *piece)
+{
+    int64_t total = 0;
+    for (int64_t i = 0; i < batch->n; i++)
+        if (batch->arrays[i].grad)
+            total += batch->arrays[i].size;
+    int64_t parts = total / FA_ELEMENTS_A_THREAD;
+    parts = parts < threads ? parts : threads;
+    if (parts <= 1) {
+        part(isa, batch, piece, 0, total);
+        return;
+    }
+#ifdef _OPENMP
+#pragma omp parallel for num_threads((int)parts) schedule(static, 1)
+#endif
+    for (int64_t i = 0; i < parts; i++)
+        part(isa, batch, piece, total / parts * i, i + 1 < parts ? total / parts * (i + 1) : total);
+}

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m fastadam bench` and the scripts in bench/ share this."""
