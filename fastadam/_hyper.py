@@ -112,7 +112,7 @@ def check_clip(max_grad_norm: Any, skip_nonfinite: Any) -> Clip:
     if max_grad_norm is None:
         return Clip(math.inf, skip, skip)
     limit = _real("max_grad_norm", max_grad_norm)
-    if not 0.0 < limit:
+    if math.isnan(limit) or limit <= 0.0:
         raise ValueError(f"Invalid max_grad_norm value: {limit}")
     return Clip(limit, skip, True)
 

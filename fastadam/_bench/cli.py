@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,10 +45,9 @@ def make_arrays(work: Work, dtype: str) -> tuple[list[Array], list[Array]]:
 
 def compare(work: Work, dtype: str, names: tuple[str, ...], rounds: int) -> Times:
     """Times of fastadam, of its streams and of the rivals that are installed."""
-    threads = fastadam.get_num_threads()
-    makers = {"fastadam": partial(rivals.ours, threads=threads)}
+    makers: dict[str, Callable[[list[Array], list[Array]], rivals.Step]] = {"fastadam": rivals.ours}
     if fastadam.show_config(mode="dicts")["backend"] == "c":
-        makers["streams only"] = partial(rivals.streams, threads=threads)
+        makers["streams only"] = rivals.streams
     makers |= {name: rivals.RIVALS[name] for name in names}
     functions = {}
     for name, make in makers.items():

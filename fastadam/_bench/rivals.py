@@ -20,27 +20,17 @@ Step = Callable[[], Any]
 LR, B1, B2, EPS = 1e-3, 0.9, 0.999, 1e-8
 
 
-def ours(params: list[Array], grads: list[Array], threads: int) -> Step:
-    opt = fastadam.Adam(params, LR)
-
-    def step() -> None:
-        if threads != fastadam.get_num_threads():
-            fastadam.set_num_threads(threads)
-        opt.step(grads)
-
-    return step
+def ours(params: list[Array], grads: list[Array]) -> Step:
+    return partial(fastadam.Adam(params, LR).step, grads)
 
 
-def streams(params: list[Array], grads: list[Array], threads: int) -> Step:
+def ours_clipped(params: list[Array], grads: list[Array]) -> Step:
+    return partial(fastadam.AdamW(params, LR, max_grad_norm=1.0).step, grads)
+
+
+def streams(params: list[Array], grads: list[Array]) -> Step:
     """The loads and stores of a step with one addition each: the machine's limit."""
-    batch = fastadam.Adam(params, LR)._batch
-
-    def step() -> None:
-        if threads != fastadam.get_num_threads():
-            fastadam.set_num_threads(threads)
-        batch.streams(grads)
-
-    return step
+    return partial(fastadam.Adam(params, LR)._batch.streams, grads)
 
 
 def pure_python(params: list[Array], grads: list[Array]) -> Step:
@@ -110,7 +100,7 @@ def in_place(params: list[Array], grads: list[Array]) -> Step:
 def numba_parallel(params: list[Array], grads: list[Array]) -> Step:
     import numba
 
-    @numba.njit(parallel=True, fastmath=True)  # type: ignore[untyped-decorator]
+    @numba.njit(parallel=True, fastmath=True)  # type: ignore[untyped-decorator, unused-ignore]
     def update(p: Array, g: Array, m: Array, v: Array, step_size: Any, root: Any, k: Any) -> None:
         b1, c1, b2, c2, eps = k
         for i in numba.prange(p.size):
@@ -143,7 +133,7 @@ def torch_adam(params: list[Array], grads: list[Array], **how: bool) -> Step:
     return step
 
 
-def torch_clipped(params: list[Array], grads: list[Array], max_norm: float) -> Step:
+def torch_clipped(params: list[Array], grads: list[Array]) -> Step:
     """What max_grad_norm does, in torch: clip_grad_norm_ and then fused AdamW."""
     import torch
 
@@ -153,7 +143,7 @@ def torch_clipped(params: list[Array], grads: list[Array], max_norm: float) -> S
     opt = torch.optim.AdamW(tensors, LR, fused=True)
 
     def step() -> None:
-        torch.nn.utils.clip_grad_norm_(tensors, max_norm, foreach=True)
+        torch.nn.utils.clip_grad_norm_(tensors, 1.0, foreach=True)
         opt.step()
 
     return step
