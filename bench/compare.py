@@ -28,10 +28,16 @@ ONE = tuple(
 MANY = tuple(Work(a, n) for n in (10, 1_000, 100_000) for a in (10, 100, 1_000))
 FROM_TORCH = ("torch loop", "torch foreach", "torch fused")
 LIMITS = {"pure Python": 100_000, "torch loop": 20_000_000, "scikit-learn": 20_000_000}
-LIMITS |= {"textbook NumPy": 20_000_000, "in-place NumPy": 20_000_000, "thinc": 20_000_000}
+LIMITS |= {
+    "textbook NumPy": 20_000_000,
+    "fastadam on NumPy": 20_000_000,
+    "in-place NumPy": 20_000_000,
+    "thinc": 20_000_000,
+}
 SHOWN = (
     "textbook NumPy",
     "in-place NumPy",
+    "fastadam on NumPy",
     "numba, parallel",
     *FROM_TORCH,
     "scikit-learn",

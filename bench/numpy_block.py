@@ -4,10 +4,10 @@ python bench/numpy_block.py
 """
 
 import numpy as np
-from timing import measure
 
 import fastadam
 from fastadam import _backend, _numpy
+from fastadam._bench.timing import measure
 
 N = 1_048_576
 

@@ -4,9 +4,9 @@ python bench/threads.py
 """
 
 import numpy as np
-from timing import measure, ratio
 
 import fastadam
+from fastadam._bench.timing import measure, ratio
 
 
 def stepper(n, dtype, threads):

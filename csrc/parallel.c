@@ -48,7 +48,7 @@ void fa_set_num_threads(int n) { (void)n; }
 
 /* Waking a thread takes some microseconds: below this many elements for each,
    one is faster (bench/threads.py). */
-enum { FA_ELEMENTS_A_THREAD = 8192 };
+enum { FA_ELEMENTS_A_THREAD = 32768 };
 
 /* Where in an array the parts' border falls that is `elements` behind its begin. */
 static int64_t border(int64_t elements, int64_t size)

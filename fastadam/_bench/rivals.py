@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import fastadam
+from fastadam import _backend
 from fastadam._arrays import Array
 
 Step = Callable[[], Any]
@@ -26,6 +27,12 @@ def ours(params: list[Array], grads: list[Array]) -> Step:
 
 def ours_clipped(params: list[Array], grads: list[Array]) -> Step:
     return partial(fastadam.AdamW(params, LR, max_grad_norm=1.0).step, grads)
+
+
+def stand_in(params: list[Array], grads: list[Array]) -> Step:
+    """fastadam without its compiled extension."""
+    with _backend.using("numpy"):
+        return partial(fastadam.Adam(params, LR).step, grads)
 
 
 def streams(params: list[Array], grads: list[Array]) -> Step:
@@ -193,6 +200,7 @@ RIVALS: dict[str, Callable[[list[Array], list[Array]], Step]] = {
     "pure Python": pure_python,
     "textbook NumPy": textbook,
     "in-place NumPy": in_place,
+    "fastadam on NumPy": stand_in,
     "numba, parallel": numba_parallel,
     "torch loop": partial(torch_adam, foreach=False),
     "torch foreach": partial(torch_adam, foreach=True),
