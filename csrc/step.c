@@ -3,13 +3,13 @@
 
 #include "fastadam.h"
 
-/* Arrays of one group, dtype and step count share their scalars; the newest
-   come first because neighbours in the list mostly agree. */
+/* Arrays of one group, dtype and step count share their scalars. Neighbours in the
+   list mostly agree, so a few of the newest are looked at. */
 static const fa_scalars *scalars_of(const fa_batch *batch, const fa_array *array, int64_t *count,
                                     double clip)
 {
     const int64_t step = array->step + 1;
-    for (int64_t i = *count; i-- > 0;)
+    for (int64_t i = *count; i-- > 0 && i >= *count - 16;)
         if (batch->scratch[i].step == step && batch->scratch[i].group == array->group &&
             batch->scratch[i].dtype == array->dtype)
             return &batch->scratch[i];

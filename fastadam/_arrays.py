@@ -22,6 +22,9 @@ DTYPES = tuple(map(np.dtype, (np.float32, np.float64, np.complex64, np.complex12
 SUPPORTED = "float32, float64, complex64 or complex128"
 
 
+REENTERED = "a function that a step called, such as a schedule, must not use its optimizer"
+
+
 class Slot(NamedTuple):
     """One array as a backend sees it; `param` and `state` are plain."""
 
@@ -73,15 +76,23 @@ class Arrays:
         self.params = params
         self.slots = slots
         self.spans = Spans(written)
+        members: list[list[int]] = [[] for _ in range(n_groups)]
+        for i, slot in enumerate(slots):
+            members[slot.group].append(i)
         self.traits = [
             _hyper.Traits(
-                float32=any(slot.param.real.dtype == np.float32 for slot in group),
-                max_exp_avg_sq=all(len(slot.state) == 3 for slot in group),
+                float32=any(slots[i].param.real.dtype == np.float32 for i in group),
+                max_exp_avg_sq=all(len(slots[i].state) == 3 for i in group),
+                params=tuple(params[i] for i in group),
             )
-            for group in ([s for s in slots if s.group == i] for i in range(n_groups))
+            for group in members
         ]
-        self._bounds = [byte_bounds(param) for param in params]
+        self._layouts = [_layout(param) for param in params]
         self._staged: dict[int, Array] = {}
+
+    def name(self, i: int) -> str:
+        """What messages call a gradient."""
+        return self.names[1] + self.suffixes[i]
 
     def plain_gradients(self, grads: Any) -> list[Array | None]:
         """The gradients, in the order of the slots, checked and plain.
@@ -92,11 +103,10 @@ class Arrays:
             The nesting, a shape, a dtype or a kind of array does not fit.
         """
         self._check_params()
-        name = self.names[1]
-        leaves = list(_tree.flatten(self.spec, grads, name))
+        leaves = _tree.flatten(self.spec, grads, self.names[1])
         checked = [
-            None if leaf is None else check_gradient(name + suffix, leaf, slot.param)
-            for leaf, suffix, slot in zip(leaves, self.suffixes, self.slots, strict=True)
+            None if leaf is None else check_array(self.name(i), leaf, slot.param)
+            for i, (leaf, slot) in enumerate(zip(leaves, self.slots, strict=True))
         ]
         return [None if grad is None else self._plain(i, grad) for i, grad in enumerate(checked)]
 
@@ -122,15 +132,14 @@ class Arrays:
         return self._staged[i]
 
     def _check_params(self) -> None:
-        for param, suffix, slot, bounds in zip(
-            self.params, self.suffixes, self.slots, self._bounds, strict=True
-        ):
+        for param, suffix, layout in zip(self.params, self.suffixes, self._layouts, strict=True):
             if not param.flags.writeable:
                 raise ValueError(f"{self.names[0]}{suffix} has become read-only")
-            if param.shape != slot.param.shape or byte_bounds(param) != bounds:
+            found = _layout(param)
+            if found != layout:
                 raise ValueError(
-                    f"{self.names[0]}{suffix} was resized or reshaped; found {param.shape}, "
-                    f"expected {slot.param.shape}"
+                    f"{self.names[0]}{suffix} was resized or reshaped: its shape, strides, dtype "
+                    f"and address are {found}, expected {layout}"
                 )
 
 
@@ -167,15 +176,18 @@ def check_written(label: str, array: Any, like: Array | None = None) -> None:
     if not array.flags.writeable:
         raise ValueError(f"{label} is read-only, and a step changes it in place")
     if _may_overlap_itself(array):
-        raise ValueError(f"{label}: its elements share memory (strides {array.strides})")
+        raise ValueError(f"{label}: its elements may share memory (strides {array.strides})")
 
 
-def check_gradient(label: str, value: Any, param: Array) -> Array:
-    """Check a gradient against its parameter and return it as a plain ndarray object."""
+def check_array(label: str, value: Any, param: Array) -> Array:
+    """Check a gradient or a moment against its parameter; return it as an ndarray."""
     _refuse_masked(label, value)
-    if isinstance(value, list | tuple | Mapping) or not hasattr(value, "__array__"):
+    if isinstance(value, list | tuple | Mapping) or not hasattr(type(value), "__array__"):
         raise TypeError(f"{label} is a {type(value).__name__}; expected a numpy.ndarray")
-    grad = np.asarray(value)
+    try:
+        grad = np.asarray(value)
+    except Exception as error:
+        raise TypeError(f"{label} gives no numpy.ndarray: {error}") from error
     _check_like(label, grad, param)
     return grad.view(param.dtype) if grad.dtype is not param.dtype else grad
 
@@ -230,6 +242,15 @@ def slot(row: Sequence[Array], group: int) -> Slot:
             plain.append(np.empty_like(like))
             copies.append((array, plain[-1]))
     return Slot(plain[0], tuple(plain[1:]), group, tuple(copies))
+
+
+def zeros_like(array: Array) -> Array:
+    """Zeros in huge pages: NumPy asks for them for what it fills, not for calloc's memory."""
+    return np.full_like(array, 0, subok=False)
+
+
+def _layout(array: Array) -> tuple[Any, ...]:
+    return array.shape, array.strides, array.dtype, array.__array_interface__["data"][0]
 
 
 def _refuse_masked(label: str, value: Any) -> None:

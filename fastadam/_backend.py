@@ -80,15 +80,10 @@ def _choose() -> None:
             f"({_missing}); install a wheel, or build it where there is a C compiler"
         )
     wanted = os.environ.get("FASTADAM_ISA", "")
-    if backend == "numpy":
-        select("numpy")
-    elif not wanted:
-        select(available[0])
-    elif wanted in available[:-1]:
-        select(wanted)
-    else:
+    if wanted and wanted not in available[:-1]:
         found = ", ".join(available[:-1]) or "no instruction sets (there is no compiled extension)"
         raise ImportError(f"FASTADAM_ISA={wanted}: not available; this CPU and build have {found}")
+    select("numpy" if backend == "numpy" else wanted or available[0])
 
 
 _choose()

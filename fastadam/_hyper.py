@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,18 +15,12 @@ import numpy as np
 Schedule: TypeAlias = Callable[[int], float]
 Group: TypeAlias = dict[str, Any]
 
-#: What a param group holds besides its "params", with Adam's defaults.
-DEFAULTS: Group = {
-    "lr": 1e-3,
-    "betas": (0.9, 0.999),
-    "eps": 1e-8,
-    "weight_decay": 0.0,
-    "amsgrad": False,
-    "maximize": False,
-    "decoupled_weight_decay": False,
-    "epsilon_hat": False,
-}
-KEYS = tuple(DEFAULTS)
+#: What a param group holds besides its "params".
+FLAGS = ("amsgrad", "maximize", "decoupled_weight_decay", "epsilon_hat")
+KEYS = ("lr", "betas", "eps", "weight_decay", *FLAGS)
+
+
+FLOAT32_MAX, FLOAT64_MAX = (float(np.finfo(dtype).max) for dtype in (np.float32, np.float64))
 
 
 class Hyper(NamedTuple):
@@ -54,8 +48,9 @@ class Clip(NamedTuple):
 class Traits(NamedTuple):
     """What a group's arrays ask of its hyper-parameters."""
 
-    float32: bool  # betas must stay below 1 when rounded to float32
+    float32: bool  # some are float32 or complex64, to which numbers will be rounded
     max_exp_avg_sq: bool  # there is state for amsgrad
+    params: tuple[Any, ...]  # the arrays themselves
 
 
 def check_group(group: Group, traits: Traits) -> Hyper:
@@ -67,42 +62,58 @@ def check_group(group: Group, traits: Traits) -> Hyper:
     missing = [key for key in KEYS if key not in group]
     if missing:
         raise KeyError(f"a param group lacks {missing[0]!r}")
-    lr = group["lr"] if callable(group["lr"]) else check_lr(group["lr"])
+    lr = group["lr"] if callable(group["lr"]) else check_lr(group["lr"], traits)
     try:
         beta1, beta2 = group["betas"]
     except (TypeError, ValueError):
         raise ValueError(f"betas must be two numbers, found {group['betas']!r}") from None
     beta1, beta2 = _beta(0, beta1, traits), _beta(1, beta2, traits)
     eps = _real("eps", group["eps"])
-    if not 0.0 <= eps < math.inf:
+    if not 0.0 <= eps < _largest(traits):
         raise ValueError(f"Invalid epsilon value: {eps}")
     weight_decay = _real("weight_decay", group["weight_decay"])
-    if not 0.0 <= weight_decay < math.inf:
+    if not 0.0 <= weight_decay < _largest(traits):
         raise ValueError(f"Invalid weight_decay value: {weight_decay}")
-    flags = {key: _flag(key, group[key]) for key in KEYS[4:]}
+    flags = {key: _flag(key, group[key]) for key in FLAGS}
     if flags["amsgrad"] and not traits.max_exp_avg_sq:
         raise ValueError("amsgrad was switched on after the optimizer was made without it")
-    group.update(lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, **flags)
+    params = group.get("params", ())
+    if len(params) != len(traits.params) or any(
+        p is not q for p, q in zip(params, traits.params, strict=True)
+    ):
+        raise ValueError(
+            "a param group's 'params' were replaced or groups were reordered; "
+            "use add_param_group, or make a new optimizer"
+        )
+    group.update(
+        params=traits.params,
+        lr=lr,
+        betas=(beta1, beta2),
+        eps=eps,
+        weight_decay=weight_decay,
+        **flags,
+    )
     return Hyper(lr, beta1, beta2, eps, weight_decay, *flags.values())
 
 
-def check_lr(value: Any, source: str = "") -> float:
+def check_lr(value: Any, traits: Traits | None = None, source: str = "") -> float:
     """Check a learning rate; `source` tells where it comes from if not from the user."""
     if not _is_real(value):
         raise TypeError(
             "lr must be a real number or a function of the number of finished steps, "
             f"found {type(value).__name__}{source}"
         )
-    lr = float(value)
-    if not 0.0 <= lr < math.inf:
+    lr = _to_float(value)
+    if not 0.0 <= lr < _largest(traits):
         raise ValueError(f"Invalid learning rate: {lr}{source}")
     return lr
 
 
-def lr_now(hyper: Hyper, finished: int) -> float:
+def lr_now(hyper: Hyper, finished: int, traits: Traits) -> float:
     """The learning rate after so many finished steps."""
     if callable(hyper.lr):
-        return check_lr(hyper.lr(finished), f", returned by the function lr({finished})")
+        source = f", returned by the function lr({finished})"
+        return check_lr(hyper.lr(finished), traits, source)
     return hyper.lr
 
 
@@ -117,10 +128,11 @@ def check_clip(max_grad_norm: Any, skip_nonfinite: Any) -> Clip:
     return Clip(limit, skip, True)
 
 
-def check_loss_scale(value: Any) -> float:
-    """Check the factor by which the loss was multiplied."""
+def check_loss_scale(value: Any, traits: Sequence[Traits]) -> float:
+    """Check the factor by which the loss was multiplied: gradients are divided by it."""
     scale = _real("loss_scale", value)
-    if not 0.0 < scale < math.inf:
+    largest = FLOAT32_MAX if any(t.float32 for t in traits) else FLOAT64_MAX
+    if not 1 / largest <= scale <= largest:
         raise ValueError(f"Invalid loss_scale: {scale}")
     return scale
 
@@ -134,18 +146,30 @@ def _beta(index: int, value: Any, traits: Traits) -> float:
     return beta
 
 
+def _largest(traits: Traits | None) -> float:
+    """What numbers must stay below so as not to become infinite in the arrays' dtype."""
+    return FLOAT32_MAX if traits and traits.float32 else math.inf
+
+
 def _is_real(value: Any) -> bool:
     if type(value) is float:
         return True
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    return isinstance(value, numbers.Real)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _real(name: str, value: Any) -> float:
     if not _is_real(value):
         raise TypeError(f"{name} must be a real number, found {type(value).__name__}")
-    return float(value)
+    return _to_float(value)
+
+
+def _to_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -9,7 +9,6 @@ which copies or refuses them.
 from libc.math cimport NAN
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.list cimport PyList_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -20,7 +19,8 @@ cimport numpy as cnp
 
 from time import sleep
 
-from fastadam import _hyper
+from fastadam import _fork, _hyper
+from fastadam._arrays import REENTERED
 
 cnp.import_array()
 
@@ -69,7 +69,7 @@ cdef extern from "numpy/arrayobject.h":
 cdef enum:
     BOTH_ORDERS = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
 
-cdef int64_t SHORT = 1024
+cdef int64_t KEEP_GIL_BELOW = 1024  # elements: giving the GIL away would take longer
 cdef size_t[2] REAL_SIZE = [sizeof(float), sizeof(double)]
 built_with = FA_BUILT_WITH.decode()
 threading = fa_threading.decode()
@@ -91,8 +91,10 @@ def use(str name):
     """Take the kernels of an instruction set that the CPU has."""
     global isa
     cdef const fa_isa *row = fa_isas
-    while row.name.decode() != name:
+    while row.name != NULL and row.name.decode() != name:
         row += 1
+    if row.name == NULL or not row.cpu_has():
+        raise ValueError(f"this CPU and build do not have {name}")
     isa = row
 
 
@@ -125,8 +127,8 @@ cdef class Batch:
 
     cdef object arrays, spec
     cdef Lock lock
-    cdef bint stepping
-    cdef bint is_short  # a step takes less time than giving away the GIL and getting it back
+    cdef bint stepping, retired
+    cdef bint keeps_gil
     cdef list copies  # (index, user's array, plain array)
     cdef list seen  # for each group, the keys and values that c_groups was made from
     cdef list scheduled  # for each group, its Hyper if its lr is a function, else None
@@ -178,7 +180,7 @@ cdef class Batch:
             blocks += fa_blocks(self.c_arrays[i].size)
             self.copies += [(i, user_array, plain) for user_array, plain in slot.copies]
 
-        self.is_short = elements <= SHORT
+        self.keeps_gil = elements < KEEP_GIL_BELOW
         self.batch.arrays = self.c_arrays
         self.batch.groups = self.c_groups
         self.batch.n = self.n
@@ -216,22 +218,39 @@ cdef class Batch:
         """The number of finished steps of each array."""
         return [self.c_arrays[i].step for i in range(self.n)]
 
-    def step(self, grads, list groups, loss_scale):
-        """One step of every array that has a gradient; all checks come first."""
+    def step(self, grads, groups, loss_scale):
+        """One step of every array that has a gradient; all checks come first.
+
+        False if `retire` was called while this waited for the lock.
+        """
         self.lock.acquire()
         try:
+            if self.retired:
+                return False
             if self.stepping:
-                raise RuntimeError("step was called by a function that a step called")
+                raise RuntimeError(REENTERED)
             self.stepping = True
             try:
-                self.take_all(grads)
+                # Schedules may do anything, so gradients become pointers only after them.
                 self.load_groups(groups, loss_scale)
+                self.take_all(grads)
                 self.run()
             finally:
                 self.release()
                 self.stepping = False
+            return True
         finally:
             self.lock.release()
+
+    def retire(self):
+        """Do no more steps: the optimizer has another batch now."""
+        self.check_whole()
+        self.retired = True
+
+    def check_whole(self):
+        """Raise if this is called from within a step."""
+        if self.stepping:
+            raise RuntimeError(REENTERED)
 
     cdef int take_all(self, grads) except -1:
         cdef Py_ssize_t i
@@ -240,7 +259,7 @@ cdef class Batch:
         self.release()
         for i, grad in enumerate(self.arrays.plain_gradients(grads)):
             if not self.take_leaf(i, grad):
-                raise RuntimeError(f"the gradient {self.arrays.suffixes[i]} is not plain")
+                raise RuntimeError(f"{self.arrays.name(i)} changed while it was checked")
         return 0
 
     cdef int run(self) except -1:
@@ -250,7 +269,7 @@ cdef class Batch:
         for i, user, plain in self.copies:
             if self.slots[i].grad != NULL:
                 PyArray_CopyInto(plain, user)
-        if self.is_short:
+        if self.keeps_gil:
             stepped = fa_step(isa, &self.batch, 1)
         else:
             threads = fa_get_num_threads()
@@ -314,8 +333,13 @@ cdef class Batch:
         if (
             cnp.PyArray_BYTES(user) != slot.data
             or not cnp.PyArray_FLAGS(user) & cnp.NPY_ARRAY_WRITEABLE
+            or PyArray_DESCR(user) != PyArray_DESCR(like)
             or cnp.PyArray_NDIM(user) != ndim
             or not equal(cnp.PyArray_DIMS(user), cnp.PyArray_DIMS(like), ndim)
+            or (
+                cnp.PyArray_BYTES(like) == slot.data
+                and not equal(cnp.PyArray_STRIDES(user), cnp.PyArray_STRIDES(like), ndim)
+            )
         ):
             return False
         if self.is_written(slot, <uintptr_t>cnp.PyArray_DATA(g), array.size * REAL_SIZE[array.dtype]):
@@ -327,6 +351,8 @@ cdef class Batch:
 
     cdef bint is_written(self, Slot *slot, uintptr_t start, size_t size) noexcept:
         """Whether a step writes any of this memory; see _arrays.Spans."""
+        if size == 0:
+            return False
         cdef uintptr_t end = start + size
         cdef Py_ssize_t low = slot.place, high = self.n_spans, middle
         # Gradients mostly come from where the last ones were.
@@ -348,19 +374,20 @@ cdef class Batch:
             self.c_arrays[i].grad = NULL
             Py_CLEAR(self.slots[i].grad)
 
-    cdef int load_groups(self, list groups, loss_scale) except -1:
+    cdef int load_groups(self, groups, loss_scale) except -1:
         cdef Py_ssize_t i
         cdef fa_hyper *c_group
         cdef double scale = 1.0
         if type(loss_scale) is not float or <double>loss_scale != 1.0:
-            scale = _hyper.check_loss_scale(loss_scale)
-        if PyList_GET_SIZE(groups) != self.n_groups:
+            scale = _hyper.check_loss_scale(loss_scale, self.arrays.traits)
+        if len(groups) != self.n_groups:
             self.arrays.check_groups(groups)
-        for i in range(self.n_groups):
+        for i, group in enumerate(groups):
             c_group = &self.c_groups[i]
-            if self.is_changed(groups[i], self.seen[i]):
-                hyper = _hyper.check_group(groups[i], self.arrays.traits[i])
-                self.seen[i] = [part for item in groups[i].items() for part in item]
+            c_group.loss_scale = scale
+            if self.is_changed(group, self.seen[i]):
+                hyper = _hyper.check_group(group, self.arrays.traits[i])
+                self.seen[i] = [part for item in group.items() for part in item]
                 self.scheduled[i] = hyper if callable(hyper.lr) else None
                 c_group.lr = 0.0 if callable(hyper.lr) else hyper.lr
                 c_group.beta1 = hyper.beta1
@@ -371,9 +398,9 @@ cdef class Batch:
                 c_group.maximize = hyper.maximize
                 c_group.decoupled = hyper.decoupled
                 c_group.epsilon_hat = hyper.epsilon_hat
-            if self.scheduled[i] is not None:
-                c_group.lr = _hyper.lr_now(self.scheduled[i], self.finished)
-            c_group.loss_scale = scale
+        for i, hyper in enumerate(self.scheduled):
+            if hyper is not None:
+                self.c_groups[i].lr = _hyper.lr_now(hyper, self.finished, self.arrays.traits[i])
         return 0
 
     cdef bint is_changed(self, group, list seen) noexcept:
@@ -392,25 +419,59 @@ cdef class Batch:
 
 
 cdef class Lock:
-    """A lock that its thread may take again: a signal handler may save what it interrupts.
+    """A fair lock that its thread may take again: a signal handler may save what it interrupts.
 
-    It is guarded by the GIL, which costs a tenth of threading.RLock. Threads seldom
-    meet here, so those that do poll.
+    Threads are served in the order in which they come. The GIL guards the numbers, which
+    costs a tenth of threading.RLock; those that have to wait, which is rare, poll.
     """
 
     cdef unsigned long owner
     cdef int depth
+    cdef int64_t serving, next_ticket
+    cdef set abandoned  # tickets whose threads were interrupted while they waited
+    cdef int64_t generation
+
+    def __cinit__(self):
+        self.abandoned = set()
+        self.generation = _fork.generation
 
     cdef int acquire(self) except -1:
         cdef unsigned long thread = PyThread_get_thread_ident()
-        while self.depth and self.owner != thread:
-            sleep(1e-4)
+        if self.depth and self.owner == thread:
+            self.depth += 1
+            return 0
+        cdef int64_t ticket = self.next_ticket
+        self.next_ticket += 1
+        if self.serving != ticket:
+            self.wait(ticket)
         self.owner = thread
-        self.depth += 1
+        self.depth = 1
         return 0
+
+    cdef int wait(self, int64_t ticket) except -1:
+        try:
+            while self.serving != ticket:
+                if self.generation != _fork.generation:
+                    raise RuntimeError(_fork.HELD)
+                sleep(1e-4)
+        except BaseException:
+            if self.serving == ticket:
+                self.serve_next()
+            else:
+                self.abandoned.add(ticket)
+            raise
+        return 0
+
+    cdef void serve_next(self) noexcept:
+        self.serving += 1
+        while self.serving in self.abandoned:
+            self.abandoned.discard(self.serving)
+            self.serving += 1
 
     cdef void release(self) noexcept:
         self.depth -= 1
+        if self.depth == 0:
+            self.serve_next()
 
     def __enter__(self):
         self.acquire()

@@ -16,10 +16,25 @@ from typing import Any
 
 import numpy as np
 
-from fastadam import _hyper
-from fastadam._arrays import DTYPES, Array, Arrays, Counts
+from fastadam import _fork, _hyper
+from fastadam._arrays import DTYPES, REENTERED, Array, Arrays, Counts
 
-Lock = threading.RLock
+
+class Lock:
+    """A lock that its thread may take again: a signal handler may save what it interrupts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._generation = _fork.generation
+
+    def __enter__(self) -> None:
+        while not self._lock.acquire(timeout=1):
+            if self._generation != _fork.generation:
+                raise RuntimeError(_fork.HELD)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
 
 # Elements worked on at a time. Smaller blocks pay for NumPy's calls, larger ones
 # leave the cache; bench/numpy_block.py compares them.
@@ -147,6 +162,7 @@ class Batch:
         self._lock = lock
         self._clip = clip
         self._stepping = False
+        self._retired = False
         self._flat = [(flat(slot.param), *map(flat, slot.state)) for slot in arrays.slots]
         self._scratch = {
             dtype: np.empty((2, max(min(p.size, BLOCK) for p, *_ in self._flat)), dtype)
@@ -154,22 +170,41 @@ class Batch:
         }
         self._wide = np.empty(NORM_BLOCK if clip.measures else 0)
 
-    def step(self, grads: Any, groups: list[_hyper.Group], loss_scale: float) -> None:
-        """One step of every array that has a gradient; all checks come first."""
+    def step(self, grads: Any, groups: list[_hyper.Group], loss_scale: float) -> bool:
+        """One step of every array that has a gradient; all checks come first.
+
+        False if `retire` was called while this waited for the lock.
+        """
         with self._lock:
-            if self._stepping:
-                raise RuntimeError("step was called by a function that a step called")
+            if self._retired:
+                return False
+            self.check_whole()
             self._stepping = True
             try:
-                plain = self._arrays.plain_gradients(grads)
+                traits = self._arrays.traits
+                scale = _hyper.check_loss_scale(loss_scale, traits)
                 hypers = self._arrays.check_groups(groups)
-                lrs = [_hyper.lr_now(hyper, self.finished) for hyper in hypers]
-                scale = _hyper.check_loss_scale(loss_scale)
+                lrs = [
+                    _hyper.lr_now(hyper, self.finished, trait)
+                    for hyper, trait in zip(hypers, traits, strict=True)
+                ]
+                plain = self._arrays.plain_gradients(grads)
                 vectors = [None if grad is None else flat(grad) for grad in plain]
                 with np.errstate(all="ignore"):
                     self._run(vectors, hypers, lrs, scale)
             finally:
                 self._stepping = False
+            return True
+
+    def retire(self) -> None:
+        """Do no more steps: the optimizer has another batch now."""
+        self.check_whole()
+        self._retired = True
+
+    def check_whole(self) -> None:
+        """Raise if this is called from within a step."""
+        if self._stepping:
+            raise RuntimeError(REENTERED)
 
     def _run(
         self,

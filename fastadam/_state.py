@@ -6,9 +6,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastadam._arrays import Array, Counts, Slot, check_gradient
+from fastadam._arrays import Array, Counts, Slot, check_array, zeros_like
 from fastadam._hyper import Group
 
 COUNTS = ("finished_steps", "skipped_steps")
@@ -34,16 +32,20 @@ def read_state(
     state_dict: Any, leaves: Sequence[Leaf], slots: Sequence[Slot], groups: Sequence[Group]
 ) -> Loaded:
     """Check a state dict against an optimizer's arrays and copy it."""
-    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
-        raise ValueError("a state dict must be a dict with the keys 'state' and 'param_groups'")
+    _check_dict("a state dict", state_dict, ("state", "param_groups"))
     saved_groups, saved = state_dict["param_groups"], state_dict["state"]
-    keys = _keys(saved_groups, leaves, len(groups))
+    _check_dict("state dict: state", saved)
+    if not isinstance(saved_groups, list | tuple):
+        raise TypeError(f"state dict: param_groups is a {type(saved_groups).__name__}, not a list")
+    for i, group in enumerate(saved_groups):
+        _check_dict(f"state dict: param_groups[{i}]", group, ("params",))
+    keys = _match_keys(saved_groups, leaves, len(groups))
     unknown = set(saved) - set(keys)
     if unknown:
         raise KeyError(f"state dict: state of {min(map(repr, unknown))}, which has no parameter")
 
     merged = [
-        {**group, **{k: v for k, v in new.items() if k not in ("params", *COUNTS)}}
+        {**group, **{k: _plain(v) for k, v in new.items() if k not in ("params", *COUNTS)}}
         for group, new in zip(groups, saved_groups, strict=True)
     ]
     new_slots, steps = [], []
@@ -58,46 +60,60 @@ def read_state(
     return Loaded(new_slots, Counts(steps, max(finished, *steps), skipped), merged)
 
 
-def _keys(saved_groups: Any, leaves: Sequence[Leaf], n_groups: int) -> list[Any]:
-    """For each of our arrays its key in the state dict: the same, or torch's index."""
+def _check_dict(label: str, value: Any, keys: tuple[str, ...] = ()) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{label} must be a dict, found a {type(value).__name__}")
+    for key in keys:
+        if key not in value:
+            raise KeyError(f"{label} lacks the key {key!r}")
+
+
+def _plain(value: Any) -> Any:
+    """A number from torch's 0-d tensors, which lr and betas may be; anything else as it is."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_plain, value))
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def _match_keys(saved_groups: Any, leaves: Sequence[Leaf], n_groups: int) -> list[Any]:
+    """For each of our arrays its key in the state dict: the same key, else torch's index."""
     if len(saved_groups) != n_groups:
         raise ValueError(
             "loaded state dict has a different number of parameter groups: "
             f"{len(saved_groups)}, expected {n_groups}"
         )
     saved = [list(group["params"]) for group in saved_groups]
-    ours = [[leaf.key for leaf in leaves if leaf.group == i] for i in range(n_groups)]
+    ours: list[list[Any]] = [[] for _ in range(n_groups)]
+    for leaf in leaves:
+        ours[leaf.group].append(leaf.key)
     for i, (theirs, mine) in enumerate(zip(saved, ours, strict=True)):
         if len(theirs) != len(mine):
             raise ValueError(
                 "loaded state dict contains a parameter group that doesn't match the size of "
                 f"optimizer's group: group {i} has {len(theirs)} parameters, expected {len(mine)}"
             )
-    missing = [
-        (key, theirs)
-        for theirs, mine in zip(saved, ours, strict=True)
-        for key in mine
-        if key not in theirs
-    ]
-    if not missing:
+    missing = [set(mine) - set(theirs) for theirs, mine in zip(saved, ours, strict=True)]
+    if not any(missing):
         return [leaf.key for leaf in leaves]
     flat = [key for group in saved for key in group]
     if flat == list(range(len(leaves))):
         return flat
-    raise KeyError(f"state dict: no parameter {missing[0][0]!r}; found {missing[0][1]}")
+    key = min(repr(key) for keys in missing for key in keys)
+    raise KeyError(f"state dict: no parameter {key}; found {flat}")
 
 
 def _read_slot(label: str, entry: Any, slot: Slot, amsgrad: bool) -> Slot:
-    if not isinstance(entry, Mapping):
-        raise TypeError(f"{label} is a {type(entry).__name__}, expected a dict")
+    _check_dict(label, entry)
     names = NAMES if amsgrad or NAMES[2] in entry else NAMES[:2]
     if entry and set(entry) != {"step", *names}:
-        raise KeyError(f"{label} has the keys {sorted(entry)}, expected {sorted(('step', *names))}")
+        raise KeyError(
+            f"{label} has the keys {sorted(map(str, entry))}, expected {sorted(('step', *names))}"
+        )
     state = []
     for name in names:
-        fresh = np.zeros_like(slot.param)
+        fresh = zeros_like(slot.param)
         if entry:
-            fresh[...] = check_gradient(f"{label}[{name!r}]", entry[name], slot.param)
+            fresh[...] = check_array(f"{label}[{name!r}]", entry[name], slot.param)
         state.append(fresh)
     return slot._replace(state=tuple(state))
 
@@ -109,6 +125,6 @@ def _read_step(label: str, value: Any) -> int:
         step = operator.index(int(number) if number == int(number) else number)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{label}: expected a whole number, found {value!r}") from None
-    if not 0 <= step < 2**63 - 1:
+    if not 0 <= step < 2**62:
         raise ValueError(f"{label}: expected a step count, found {step}")
     return step

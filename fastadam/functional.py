@@ -110,6 +110,7 @@ def adam_step(
         written=[array for _, array in labelled],
     )
     backend = _backend.module()
+    group["params"] = tuple(params)
     counts = Counts(_finished(step, len(slots)))
     batch = backend.Batch(arrays, counts, backend.Lock(), _hyper.Clip(math.inf, False, False))
     batch.step(grad, [group], loss_scale)
@@ -120,8 +121,8 @@ def _finished(step: Any, n: int) -> list[int]:
     if len(steps) != n:
         raise ValueError(f"step: expected one number or {n}, found {len(steps)}")
     for value in steps:
-        if not isinstance(value, int | np.integer):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
             raise TypeError(f"step must be an integer, found {type(value).__name__}")
-        if not 1 <= value < 2**63:
+        if not 1 <= value < 2**62:
             raise ValueError(f"Invalid step: {value}; the first step is 1")
     return [int(value) - 1 for value in steps]

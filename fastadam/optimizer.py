@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from typing import Any, ClassVar
 
 from fastadam import _backend, _hyper, _tree
-from fastadam._arrays import Arrays, Counts, Slot, check_separate, check_written, slot
+from fastadam._arrays import Arrays, Counts, Slot, check_separate, check_written, slot, zeros_like
 from fastadam._hyper import Group, Schedule
 from fastadam._state import NAMES, Leaf, read_state
 
@@ -100,6 +98,8 @@ class Adam:
     """
 
     param_groups: list[Group]
+    _batch: Any  # of self._backend
+    _fixed: ClassVar[Group] = {}  # options that a loaded state dict does not change
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Adam:
             "decoupled_weight_decay": decoupled_weight_decay,
             "epsilon_hat": epsilon_hat,
         }
-        _hyper.check_group(self.defaults, _hyper.Traits(float32=False, max_exp_avg_sq=True))
+        _hyper.check_group({**self.defaults, "params": ()}, _hyper.Traits(False, True, ()))
         self._clip = _hyper.check_clip(max_grad_norm, skip_nonfinite)
         self.param_groups = []
         self._specs: list[_tree.Spec] = []
@@ -168,7 +168,8 @@ class Adam:
         >>> w
         array([0.5, 2.5], dtype=float32)
         """
-        self._batch.step(grads, self.param_groups, loss_scale)
+        while not self._batch.step(grads, self.param_groups, loss_scale):
+            pass  # another thread replaced the batch, by loading a state dict, say
 
     @property
     def grad_norm(self) -> float | None:
@@ -263,6 +264,7 @@ class Adam:
         array([0.1, 0.1])
         """
         with self._lock:
+            self._batch.check_whole()
             steps = self._batch.steps
             state = {
                 leaf.key: {
@@ -274,12 +276,15 @@ class Adam:
                 }
                 for leaf, slot, step in zip(self._leaves, self._slots, steps, strict=True)
             }
+            keys: list[list[Any]] = [[] for _ in self.param_groups]
+            for leaf in self._leaves:
+                keys[leaf.group].append(leaf.key)
             groups = [
                 {
                     **{key: value for key, value in group.items() if key != "params"},
                     "finished_steps": self._batch.finished,
                     "skipped_steps": self._batch.skipped,
-                    "params": [leaf.key for leaf in self._leaves if leaf.group == i],
+                    "params": keys[i],
                 }
                 for i, group in enumerate(self.param_groups)
             ]
@@ -311,8 +316,11 @@ class Adam:
         """
         with self._lock:
             loaded = read_state(state_dict, self._leaves, self._slots, self.param_groups)
+            for group in loaded.groups:
+                group.update(self._fixed)
             arrays = self._arrange(self._specs, self._leaves, loaded.slots, self._grouped)
             arrays.check_groups(loaded.groups)
+            self._batch.retire()
             self._batch = self._backend.Batch(arrays, loaded.counts, self._lock, self._clip)
             self._slots = loaded.slots
             for group, new in zip(self.param_groups, loaded.groups, strict=True):
@@ -329,16 +337,15 @@ class Adam:
             specs.append(_tree.index(group["params"], found, len(leaves)))
             number = len(param_groups)
             prefix = f"[{number}]" if grouped else ""
-            for path, array in found:
+            keys = _keys(group["params"], found, number, leaves)
+            for key, (path, array) in zip(keys, found, strict=True):
                 suffix = _tree.label(prefix, path)
                 check_written("params" + suffix, array)
-                key = _key(group["params"], path, len(leaves))
                 leaves.append(Leaf(key, suffix, array, number))
-            arrays = [array for _, array in found]
+            arrays = tuple(array for _, array in found)
             param_groups.append({**self.defaults, **group, "params": arrays})
         if not leaves:
             raise ValueError("optimizer got an empty parameter list")
-        _check_keys(leaves)
         check_separate([("params" + leaf.suffix, leaf.array) for leaf in leaves])
 
         old = len(self._leaves)
@@ -346,14 +353,15 @@ class Adam:
         for leaf in leaves[old:]:
             bare = slot([leaf.array], leaf.group)
             count = 3 if param_groups[leaf.group]["amsgrad"] else 2
-            slots.append(
-                bare._replace(state=tuple(np.zeros_like(bare.param) for _ in range(count)))
-            )
+            slots.append(bare._replace(state=tuple(zeros_like(bare.param) for _ in range(count))))
         laid = self._arrange(specs, leaves, slots, grouped)
         laid.check_groups(param_groups)
         counts = self._counts() if old else Counts([])
         counts.steps.extend([0] * (len(leaves) - old))
-        self._batch = self._backend.Batch(laid, counts, self._lock, self._clip)
+        batch = self._backend.Batch(laid, counts, self._lock, self._clip)
+        if old:
+            self._batch.retire()
+        self._batch = batch
         self._specs, self._leaves, self._slots = specs, leaves, slots
         self.param_groups[:] = param_groups
         self._grouped = grouped
@@ -372,7 +380,7 @@ class Adam:
         )
 
     def _counts(self) -> Counts:
-        return Counts(self._batch.steps, self._batch.finished, self._batch.skipped)
+        return Counts(list(self._batch.steps), self._batch.finished, self._batch.skipped)
 
     def _single_group(self) -> Group:
         if len(self.param_groups) != 1:
@@ -409,6 +417,8 @@ class AdamW(Adam):
     >>> w
     array([0.95, 1.9 ])
     """
+
+    _fixed: ClassVar[Group] = {"decoupled_weight_decay": True}
 
     def __init__(
         self,
@@ -454,19 +464,19 @@ def _check_new_group(group: Any) -> None:
         raise ValueError("a param group needs a 'params' entry")
 
 
-def _key(nest: Any, path: _tree.Path, position: int) -> Any:
-    """The state's key: torch's index in a flat list, a flat dict's key, or the dotted path."""
-    if len(path) > 1:
-        return ".".join(map(str, path))
-    return path[0] if isinstance(nest, Mapping) else position
-
-
-def _check_keys(leaves: Sequence[Leaf]) -> None:
-    seen: dict[Any, str] = {}
-    for leaf in leaves:
-        if leaf.key in seen:
-            raise ValueError(
-                f"params{seen[leaf.key]} and params{leaf.suffix} have the same key "
-                f"{leaf.key!r}; rename one"
-            )
-        seen[leaf.key] = leaf.suffix
+def _keys(
+    nest: Any, found: Sequence[tuple[_tree.Path, Any]], group: int, leaves: Sequence[Leaf]
+) -> list[Any]:
+    """The keys of a group's arrays: torch's indices, a flat dict's keys, or dotted paths."""
+    if any(len(path) > 1 for path, _ in found):
+        keys: list[Any] = [".".join(map(str, path)) for path, _ in found]
+    elif isinstance(nest, Mapping):
+        keys = [path[0] for path, _ in found]
+    else:
+        return list(range(len(leaves), len(leaves) + len(found)))
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"two parameters have the same key {twice!r}; rename one")
+    if not {leaf.key for leaf in leaves}.isdisjoint(keys):
+        keys = [f"{group}.{key}" for key in keys]
+    return keys

@@ -24,7 +24,8 @@ def pytest_report_header():
     ]
 
 
-def pytest_runtest_logreport(report):
-    if report.skipped and os.environ.get(STRICT):
-        report.outcome = "failed"
-        report.longrepr = f"skipped, and {STRICT} is set: {report.longrepr}"
+def pytest_sessionfinish(session):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get(STRICT) and reporter.stats.get("skipped"):
+        reporter.write_line(f"something was skipped, and {STRICT} is set")
+        session.exitstatus = 1

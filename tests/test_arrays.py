@@ -173,6 +173,12 @@ class TestOverlap:
         assert np.array_equal(p, want[0])
         assert np.array_equal(q, want[1])
 
+    def test_an_empty_gradient_inside_a_parameter(self):
+        p = normal((4, 5))
+        want = expected(p, np.ones_like(p))
+        fastadam.Adam([p, np.zeros(0, np.float32)]).step([np.ones_like(p), p[2][:0]])
+        assert np.array_equal(p, want)
+
     def test_in_adam_step(self):
         p, q, m = normal(20), normal(20), np.zeros((4, 20), np.float32)
         want = expected(p, q), expected(q, p)

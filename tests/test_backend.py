@@ -40,6 +40,12 @@ def test_the_fixture_selects(backend):
         assert config["instruction_sets"][backend]
 
 
+def test_selecting_what_is_not_there():
+    if _backend.native():
+        with pytest.raises(ValueError, match="do not have mmx"):
+            _backend.select("mmx")
+
+
 def test_show_config_prints(capsys):
     assert fastadam.show_config() is None
     assert f"version: {fastadam.__version__}" in capsys.readouterr().out
@@ -70,6 +76,8 @@ def test_environment_variables():
     lacking = [name for name, has in _backend.describe()["instruction_sets"].items() if not has]
     for name in lacking:
         assert f"FASTADAM_ISA={name}: not available" in run(CHOSEN, FASTADAM_ISA=name).stderr
+    both = run(CHOSEN, FASTADAM_BACKEND="numpy", FASTADAM_ISA="mmx")
+    assert "FASTADAM_ISA=mmx: not available" in both.stderr
     assert "FASTADAM_BACKEND=fortran: expected c or numpy" in (
         run(CHOSEN, FASTADAM_BACKEND="fortran").stderr
     )

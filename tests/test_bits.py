@@ -84,6 +84,20 @@ def test_products_of_special_values(dtype, options):
         check(p.copy(), g, m.copy(), v.copy(), vmax, 3, options)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_arrays_beyond_the_caches(dtype, amsgrad, weight_decay):
+    """From 2**21 elements on the kernels prefetch, in pieces of a few lines."""
+    rng = np.random.default_rng(3)
+    n = 2**21 + 77
+    p, g, m, v = (
+        np.tile(np.abs(wide(rng, 9973, dtype, 5)), n // 9973 + 1)[3 : n + 3] for _ in "pgmv"
+    )
+    vmax = v.copy() if amsgrad else None
+    check(p, g, m, v, vmax, 9, {"weight_decay": weight_decay})
+
+
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
 def test_complex_is_two_reals(dtype):
     rng = np.random.default_rng(3)

@@ -37,7 +37,7 @@ NESTINGS = {
         lambda: {"layers": [{"W": np.ones(2)}, {"W": np.ones(3)}], "out": np.ones(1)},
         ["layers.0.W", "layers.1.W", "out"],
     ),
-    "empty layers": (lambda: [{"W": np.ones(2)}, {}, [], np.ones(3)], ["0.W", 1]),
+    "empty layers": (lambda: [{"W": np.ones(2)}, {}, [], np.ones(3)], ["0.W", "3"]),
     "deep": (lambda: [[[np.ones(1)], (np.ones(2),)]], ["0.0.0", "0.1.0"]),
 }
 
@@ -89,6 +89,14 @@ def test_groups_have_their_own_options():
     opt.step([[None, np.ones(2)], {"c": None}])
     assert np.allclose(b, 0.75)
     assert list(opt.state_dict()["state"]) == [0, 1, "c"]
+
+
+def test_groups_with_the_same_keys():
+    layers = [{"W": np.ones(2), "b": np.ones(1)} for _ in range(2)]
+    opt = fastadam.Adam([{"params": layer} for layer in layers], lr=0.25)
+    opt.step([{"W": np.ones(2), "b": np.ones(1)}] * 2)
+    assert list(opt.state_dict()["state"]) == ["W", "b", "1.W", "1.b"]
+    assert np.allclose(layers[1]["b"], 0.75)
 
 
 def test_add_param_group_keeps_what_there_is():
@@ -168,7 +176,7 @@ def test_schedule_counts_finished_steps():
     opt.step([np.ones(2), None])
     opt.step([None, np.ones(2)])
     opt.step([np.ones(2), None])
-    assert seen == [0, 1, 2]
+    assert seen == [0, 0, 1, 2]  # twice for the step that was refused
     assert np.allclose(p, 1 - 0.5 - 0.125)
     assert np.allclose(q, 0.75)
     assert opt.lr is schedule
@@ -255,6 +263,22 @@ class TestStateDict:
         steps = {k: entry["step"] for k, entry in second.state_dict()["state"].items()}
         assert steps == {0: 0, 1: 1}
 
+    def test_adamw_stays_adamw(self):
+        """As in torch: loading Adam's state dict does not couple the decay."""
+        opt = fastadam.AdamW(np.ones(2))
+        opt.load_state_dict(fastadam.Adam(np.ones(2), lr=0.5).state_dict())
+        assert opt.param_groups[0]["decoupled_weight_decay"]
+        assert opt.lr == 0.5
+
+    def test_numbers_in_0d_arrays(self):
+        """torch's lr and betas may be tensors."""
+        opt = fastadam.Adam(np.ones(2))
+        state = opt.state_dict()
+        state["param_groups"][0].update(lr=np.array(0.5), betas=(np.array(0.5), 0.75))
+        opt.load_state_dict(state)
+        assert opt.lr == 0.5
+        assert opt.param_groups[0]["betas"] == (0.5, 0.75)
+
     def test_loading_amsgrads_maximum(self):
         with_max, without = fastadam.Adam(np.ones(2), amsgrad=True), fastadam.Adam(np.ones(2))
         with_max.step(np.ones(2))
@@ -263,8 +287,17 @@ class TestStateDict:
         assert "max_exp_avg_sq" in without.state_dict()["state"][0]
 
     BROKEN: ClassVar = {
-        "no dict": (lambda s: [], ValueError, "must be a dict"),
-        "no groups": (lambda s: {"state": s["state"]}, ValueError, "'param_groups'"),
+        "no dict": (lambda s: [], TypeError, "must be a dict"),
+        "no groups": (lambda s: {"state": s["state"]}, KeyError, "'param_groups'"),
+        "groups are no list": (lambda s: {**s, "param_groups": None}, TypeError, "not a list"),
+        "a group is no dict": (
+            lambda s: {**s, "param_groups": [3]},
+            TypeError,
+            r"param_groups\[0\]",
+        ),
+        "a group without params": (lambda s: {**s, "param_groups": [{}]}, KeyError, "'params'"),
+        "state is no dict": (lambda s: {**s, "state": []}, TypeError, "state must be a dict"),
+        "an odd key": (lambda s: edit(s, **{"1": 2}), KeyError, "has the keys"),
         "another number of groups": (
             lambda s: {**s, "param_groups": s["param_groups"] * 2},
             ValueError,

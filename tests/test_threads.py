@@ -3,8 +3,11 @@
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -132,6 +135,110 @@ def test_children(method):
     finally:
         child.kill()
     opt.step(np.ones(400_000))  # the parent still has its threads
+
+
+def test_a_waiting_thread_gets_its_turn():
+    opt = fastadam.Adam(np.ones(100_000, np.float32))
+    g = np.ones(100_000, np.float32)
+    done = threading.Event()
+
+    def work():
+        while not done.is_set():
+            opt.step(g)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(20):
+            before = opt.state_dict()["state"][0]["step"]
+            assert opt.state_dict()["state"][0]["step"] - before < 2000
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_loading_while_another_thread_waits_to_step():
+    """The step that waited is done on what was loaded."""
+    entered, p = threading.Event(), np.ones(3)
+
+    def slow(finished):
+        entered.set()
+        time.sleep(0.05)
+        return 0.0
+
+    opt = fastadam.Adam(p, lr=slow)
+    state = opt.state_dict()
+    state["state"][0]["step"] = 1000
+    for _ in range(5):
+        entered.clear()
+        threads = [threading.Thread(target=opt.step, args=(np.ones(3),))]
+        threads[0].start()
+        entered.wait()
+        for target, args in ((opt.load_state_dict, (state,)), (opt.step, (np.ones(3),))):
+            threads.append(threading.Thread(target=target, args=args))
+            threads[-1].start()
+        for thread in threads:
+            thread.join()
+        assert opt.state_dict()["state"][0]["step"] in (1000, 1001)
+    opt.load_state_dict(state)
+    opt.step(np.ones(3))
+    assert opt.state_dict()["state"][0]["step"] == 1001
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_fork_while_another_thread_steps():
+    """The child's copy may be torn, and the lock's holder is not there: an error, no hang."""
+    started = threading.Event()
+    release = threading.Event()
+    opt = fastadam.Adam(np.ones(3), lr=lambda finished: (started.set(), release.wait(), 0.1)[2])
+    thread = threading.Thread(target=opt.step, args=(np.ones(3),))
+    thread.start()
+    started.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        try:
+            opt.state_dict()
+        except RuntimeError as error:
+            os._exit(7 if "forked while another thread" in str(error) else 8)
+        os._exit(9)
+    release.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert opt.state_dict()["state"][0]["step"] == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
+def test_a_signal_handler_sees_no_half_step():
+    """It gets the state before or after a step, or, on NumPy, an error."""
+    opt = fastadam.Adam([np.ones(400_000) for _ in range(4)])
+    grads = [np.ones(400_000) for _ in range(4)]
+    seen = []
+
+    def handler(*_):
+        try:
+            state = opt.state_dict()["state"].values()
+        except RuntimeError as error:
+            seen.append(str(error))
+        else:
+            seen.append({(s["step"], s["exp_avg"].min(), s["exp_avg"].max()) for s in state})
+
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        for delay in range(1, 12):
+            signal.setitimer(signal.ITIMER_REAL, delay * 1e-3)
+            while len(seen) < delay:
+                opt.step(grads)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    for found in seen:
+        if isinstance(found, str):
+            assert "function that a step called" in found
+        else:
+            ((_, lowest, highest),) = found
+            assert lowest == highest
 
 
 def test_main(backend, capsys):
