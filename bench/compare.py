@@ -1,7 +1,9 @@
 """fastadam against everything else that does an Adam step, in one process and one run.
 
-    python bench/compare.py            # writes docs/bench.json, the README's tables, docs/*.png
-    python bench/compare.py --quick    # a few minutes, writes nothing
+    python bench/compare.py            # half an hour and 24 GB of memory
+    python bench/compare.py --quick    # up to 16,777,216 elements, a few minutes
+
+Writes docs/bench.json, docs/benchmarks.md, the README's table and docs/bench-*.png.
 
 Every rival steps the same arrays; rounds are interleaved. The time of a step is the
 median over rounds, the spread half its interquartile range, both in the JSON.
@@ -10,7 +12,6 @@ median over rounds, the spread half its interquartile range, both in the JSON.
 import argparse
 import json
 import platform
-import re
 import sys
 from pathlib import Path
 
@@ -131,29 +132,32 @@ def table(results, dtype, threads):
     return "\n".join(lines)
 
 
-def write_readme(report):
-    parts = [f"{report['machine']}"]
-    for threads in report["thread_counts"]:
-        parts += [table(report["results"], dtype, threads) for dtype in ("float32", "float64")]
+def write_tables(report):
+    """All tables to docs/benchmarks.md, the first to the README."""
+    intro = report["machine"]
+    tables = [
+        table(report["results"], dtype, threads)
+        for threads in report["thread_counts"]
+        for dtype in ("float32", "float64")
+    ]
     clipped = ", ".join(
         f"{row['ratio']:.2f} times with {threads} thread{'s' * (threads > 1)}"
         for threads, row in report["clipped"].items()
     )
-    parts.append(
+    last = (
         "Clipping by the norm and AdamW on 16,777,216 float32: torch's `clip_grad_norm_` and "
         f"fused AdamW take {clipped} as long."
     )
+    (ROOT / "docs").mkdir(exist_ok=True)
+    pictures = [f"![{t} threads](bench-{t}.png)" for t in report["thread_counts"]]
+    parts = ["# Benchmarks", "Written by bench/compare.py.", intro, *pictures, *tables, last]
+    (ROOT / "docs" / "benchmarks.md").write_text("\n\n".join(parts) + "\n")
     readme = ROOT / "README.md"
     begin, end = "<!-- bench/compare.py writes this -->", "<!-- to here -->"
-    text = "\n\n".join(parts)
-    readme.write_text(
-        re.sub(
-            re.escape(begin) + ".*?" + re.escape(end),
-            lambda _: f"{begin}\n\n{text}\n\n{end}",
-            readme.read_text(),
-            flags=re.S,
-        )
-    )
+    text = "\n\n".join([begin, intro, tables[0], last, end])
+    old = readme.read_text()
+    start, stop = old.index(begin), old.index(end) + len(end)
+    readme.write_text(old[:start] + text + old[stop:])
 
 
 def draw(report):
@@ -162,7 +166,6 @@ def draw(report):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    (ROOT / "docs").mkdir(exist_ok=True)
     for threads in report["thread_counts"]:
         results = [r for r in report["results"] if r["arrays"] == 1 and r["dtype"] == "float32"]
         figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
@@ -199,7 +202,7 @@ def describe(thread_counts):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller work, writes nothing")
+    parser.add_argument("--quick", action="store_true", help="smaller work and fewer rounds")
     quick = parser.parse_args().quick
 
     thread_counts = sorted({1, fastadam.get_num_threads()})
@@ -216,15 +219,9 @@ def main():
         "results": results,
         "clipped": run_clipped(thread_counts),
     }
-    for threads in thread_counts:
-        for dtype in ("float32", "float64"):
-            print(table(results, dtype, threads), end="\n\n")
-    print(report["clipped"])
-    if not quick:
-        (ROOT / "docs").mkdir(exist_ok=True)
-        (ROOT / "docs" / "bench.json").write_text(json.dumps(report, indent=1))
-        write_readme(report)
-        draw(report)
+    write_tables(report)
+    draw(report)
+    (ROOT / "docs" / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
