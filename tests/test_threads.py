@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from children import step_in_child
 
 import fastadam
 from fastadam import _backend
@@ -103,14 +104,6 @@ with threadpoolctl.threadpool_limits(1, user_api="openmp"):
 assert fastadam.get_num_threads() == 4
 """
     assert threads_of(code, OMP_NUM_THREADS="6") == "4"
-
-
-def step_in_child(queue):
-    p = np.ones(400_000)
-    opt = fastadam.Adam(p)
-    for _ in range(3):
-        opt.step(np.ones(400_000))
-    queue.put(p[[0, -1]].tolist())
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
