@@ -68,7 +68,7 @@ double fa_grad_norm(const fa_isa *isa, const fa_batch *batch, int threads)
             frexp(bound, &exponent);
             exponent = exponent < -1000 ? -1000 : exponent;
             total = sum(isa, batch, threads, ldexp(1, -exponent));
-            return ldexp(sqrt(total), exponent) / loss_scale;
+            return ldexp(sqrt(total) / loss_scale, exponent);
         }
     }
     return sqrt(total) / loss_scale;

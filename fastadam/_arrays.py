@@ -102,8 +102,10 @@ class Arrays:
         TypeError, ValueError, KeyError
             The nesting, a shape, a dtype or a kind of array does not fit.
         """
-        self._check_params()
-        leaves = _tree.flatten(self.spec, grads, self.names[1])
+        leaves = list(_tree.flatten(self.spec, grads, self.names[1]))
+        for i, leaf in enumerate(leaves):
+            if leaf is not None:
+                self._check_param(i)
         checked = [
             None if leaf is None else check_array(self.name(i), leaf, slot.param)
             for i, (leaf, slot) in enumerate(zip(leaves, self.slots, strict=True))
@@ -131,16 +133,15 @@ class Arrays:
         np.copyto(self._staged[i], grad)
         return self._staged[i]
 
-    def _check_params(self) -> None:
-        for param, suffix, layout in zip(self.params, self.suffixes, self._layouts, strict=True):
-            if not param.flags.writeable:
-                raise ValueError(f"{self.names[0]}{suffix} has become read-only")
-            found = _layout(param)
-            if found != layout:
-                raise ValueError(
-                    f"{self.names[0]}{suffix} was resized or reshaped: its shape, strides, dtype "
-                    f"and address are {found}, expected {layout}"
-                )
+    def _check_param(self, i: int) -> None:
+        param, name = self.params[i], self.names[0] + self.suffixes[i]
+        if not param.flags.writeable:
+            raise ValueError(f"{name} has become read-only")
+        if _layout(param) != self._layouts[i]:
+            raise ValueError(
+                f"{name} was resized or reshaped: its shape, strides, dtype and address are "
+                f"{_layout(param)}, expected {self._layouts[i]}"
+            )
 
 
 class Spans:
@@ -228,7 +229,10 @@ def same_order(a: Array, b: Array) -> bool:
         a.flags.f_contiguous and b.flags.f_contiguous
     ):
         return True
-    return a.strides == b.strides
+    return all(
+        step_a == step_b or length == 1
+        for step_a, step_b, length in zip(a.strides, b.strides, a.shape, strict=True)
+    )
 
 
 def slot(row: Sequence[Array], group: int) -> Slot:

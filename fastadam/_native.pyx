@@ -9,6 +9,7 @@ which copies or refuses them.
 from libc.math cimport NAN
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.list cimport PyList_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -17,6 +18,7 @@ from cpython.ref cimport Py_CLEAR, Py_INCREF
 from cpython.sequence cimport PySequence_Fast_GET_SIZE, PySequence_Fast_ITEMS
 cimport numpy as cnp
 
+import os
 from time import sleep
 
 from fastadam import _fork, _hyper
@@ -75,6 +77,16 @@ built_with = FA_BUILT_WITH.decode()
 threading = fa_threading.decode()
 fa_get_num_threads()  # notes OpenMP's number before anybody limits it
 cdef const fa_isa *isa = NULL
+cdef int64_t forks = 0  # between this process and the one that was started
+
+
+def _count_fork():
+    global forks
+    forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
 
 
 def instruction_sets():
@@ -117,7 +129,8 @@ def set_num_threads(int n):
 cdef struct Slot:
     PyObject *user  # the parameter as the user holds it
     PyObject *like  # the plain array in whose order gradients must come
-    char *data  # where `user` lay when the batch was made
+    char *data  # where `user` lay when the batch was made,
+    cnp.npy_intp *strides  # and how
     PyObject *grad  # owned during a step, so that nobody can free it
     Py_ssize_t place  # how many spans of written memory began before the last gradient's end
 
@@ -129,6 +142,7 @@ cdef class Batch:
     cdef Lock lock
     cdef bint stepping, retired
     cdef bint keeps_gil
+    cdef bint has_plain_keys  # whose comparison runs no user's code while pointers are taken
     cdef list copies  # (index, user's array, plain array)
     cdef list seen  # for each group, the keys and values that c_groups was made from
     cdef list scheduled  # for each group, its Hyper if its lr is a function, else None
@@ -146,6 +160,7 @@ cdef class Batch:
         cdef int64_t elements = 0, blocks = 0
         self.arrays = arrays
         self.spec = arrays.spec
+        self.has_plain_keys = plain_keys(arrays.spec)
         self.lock = lock
         self.finished = counts.finished
         self.skipped = counts.skipped
@@ -169,6 +184,9 @@ cdef class Batch:
             self.slots[i].user = <PyObject *>user
             self.slots[i].like = <PyObject *>slot.param
             self.slots[i].data = cnp.PyArray_BYTES(user)
+            self.slots[i].strides = <cnp.npy_intp *>allocate(user.ndim, sizeof(cnp.npy_intp))
+            for k, stride in enumerate(user.strides):
+                self.slots[i].strides[k] = stride
             self.c_arrays[i].param = cnp.PyArray_DATA(slot.param)
             for k, state in enumerate(slot.state):
                 self.c_arrays[i].state[k] = cnp.PyArray_DATA(state)
@@ -192,6 +210,10 @@ cdef class Batch:
         self.batch.sums = <double *>allocate(blocks if clip.measures else 0, sizeof(double))
 
     def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.slots != NULL:
+            for i in range(self.n):
+                free(self.slots[i].strides)
         free(self.c_arrays)
         free(self.c_groups)
         free(self.batch.scratch)
@@ -254,7 +276,7 @@ cdef class Batch:
 
     cdef int take_all(self, grads) except -1:
         cdef Py_ssize_t i
-        if self.take(self.spec, grads):
+        if self.has_plain_keys and self.take(self.spec, grads):
             return 0
         self.release()
         for i, grad in enumerate(self.arrays.plain_gradients(grads)):
@@ -326,7 +348,7 @@ cdef class Batch:
             or not equal(cnp.PyArray_DIMS(g), cnp.PyArray_DIMS(like), ndim)
             or not (
                 flags & cnp.PyArray_FLAGS(like) & BOTH_ORDERS
-                or equal(cnp.PyArray_STRIDES(g), cnp.PyArray_STRIDES(like), ndim)
+                or same_steps(g, like, ndim)
             )
         ):
             return False
@@ -336,10 +358,7 @@ cdef class Batch:
             or PyArray_DESCR(user) != PyArray_DESCR(like)
             or cnp.PyArray_NDIM(user) != ndim
             or not equal(cnp.PyArray_DIMS(user), cnp.PyArray_DIMS(like), ndim)
-            or (
-                cnp.PyArray_BYTES(like) == slot.data
-                and not equal(cnp.PyArray_STRIDES(user), cnp.PyArray_STRIDES(like), ndim)
-            )
+            or not equal(cnp.PyArray_STRIDES(user), slot.strides, ndim)
         ):
             return False
         if self.is_written(slot, <uintptr_t>cnp.PyArray_DATA(g), array.size * REAL_SIZE[array.dtype]):
@@ -383,6 +402,8 @@ cdef class Batch:
         if len(groups) != self.n_groups:
             self.arrays.check_groups(groups)
         for i, group in enumerate(groups):
+            if i == self.n_groups:
+                self.arrays.check_groups(groups)
             c_group = &self.c_groups[i]
             c_group.loss_scale = scale
             if self.is_changed(group, self.seen[i]):
@@ -427,39 +448,62 @@ cdef class Lock:
 
     cdef unsigned long owner
     cdef int depth
-    cdef int64_t serving, next_ticket
+    cdef bint borrowed  # held on the ticket with which this thread waits, beneath a signal handler
+    cdef int64_t serving, next_ticket, generation
     cdef set abandoned  # tickets whose threads were interrupted while they waited
-    cdef int64_t generation
+    cdef dict waiting  # {thread: ticket}
 
     def __cinit__(self):
         self.abandoned = set()
-        self.generation = _fork.generation
+        self.waiting = {}
+        self.generation = forks
 
     cdef int acquire(self) except -1:
         cdef unsigned long thread = PyThread_get_thread_ident()
+        cdef int64_t ticket
+        if self.generation != forks:
+            self.after_fork(thread)
         if self.depth and self.owner == thread:
             self.depth += 1
             return 0
-        cdef int64_t ticket = self.next_ticket
-        self.next_ticket += 1
-        if self.serving != ticket:
-            self.wait(ticket)
+        if self.waiting and thread in self.waiting:
+            while self.serving != self.waiting[thread]:
+                sleep(1e-4)
+                PyErr_CheckSignals()
+            self.borrowed = True
+        else:
+            ticket = self.next_ticket
+            self.next_ticket += 1
+            if self.serving != ticket:
+                self.wait(thread, ticket)
         self.owner = thread
         self.depth = 1
         return 0
 
-    cdef int wait(self, int64_t ticket) except -1:
+    cdef int wait(self, unsigned long thread, int64_t ticket) except -1:
+        self.waiting[thread] = ticket
         try:
             while self.serving != ticket:
-                if self.generation != _fork.generation:
-                    raise RuntimeError(_fork.HELD)
                 sleep(1e-4)
+                PyErr_CheckSignals()
         except BaseException:
             if self.serving == ticket:
                 self.serve_next()
             else:
                 self.abandoned.add(ticket)
             raise
+        finally:
+            del self.waiting[thread]
+        return 0
+
+    cdef int after_fork(self, unsigned long thread) except -1:
+        """In a child: those that waited are not there; nor is who held it, if it was another."""
+        if self.depth and self.owner != thread:
+            raise RuntimeError(_fork.HELD)
+        self.abandoned.clear()
+        self.waiting.clear()
+        self.next_ticket = self.serving + (1 if self.depth else 0)
+        self.generation = forks
         return 0
 
     cdef void serve_next(self) noexcept:
@@ -471,13 +515,32 @@ cdef class Lock:
     cdef void release(self) noexcept:
         self.depth -= 1
         if self.depth == 0:
-            self.serve_next()
+            if self.borrowed:
+                self.borrowed = False
+            else:
+                self.serve_next()
 
     def __enter__(self):
         self.acquire()
 
     def __exit__(self, *_):
         self.release()
+
+
+cdef bint same_steps(cnp.ndarray a, cnp.ndarray b, int ndim) noexcept:
+    """Whether two arrays of one shape are walked alike: an axis of length 1 is not walked."""
+    cdef int i
+    for i in range(ndim):
+        if cnp.PyArray_STRIDES(a)[i] != cnp.PyArray_STRIDES(b)[i] and cnp.PyArray_DIMS(a)[i] != 1:
+            return False
+    return True
+
+
+def plain_keys(spec):
+    """Whether all keys of a nesting are strings or integers."""
+    if type(spec) is dict:
+        return all(type(key) in (str, int) for key in spec) and all(map(plain_keys, spec.values()))
+    return type(spec) is int or all(map(plain_keys, spec))
 
 
 cdef bint equal(const cnp.npy_intp *a, const cnp.npy_intp *b, int n) noexcept:

@@ -10,7 +10,9 @@ arXiv:1711.05101, algorithm 2.
 from __future__ import annotations
 
 import math
+import os
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,22 +21,22 @@ import numpy as np
 from fastadam import _fork, _hyper
 from fastadam._arrays import DTYPES, REENTERED, Array, Arrays, Counts
 
+Lock = threading.RLock
+_batches: weakref.WeakSet[Batch] = weakref.WeakSet()
 
-class Lock:
-    """A lock that its thread may take again: a signal handler may save what it interrupts."""
 
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._generation = _fork.generation
+def _after_fork() -> None:
+    """In a child: free the locks of threads that are not there, and note whose state is torn."""
+    for batch in list(_batches):
+        if not batch._lock.acquire(blocking=False):
+            batch._torn = True
+            batch._lock._at_fork_reinit()  # type: ignore[attr-defined]
+        else:
+            batch._lock.release()
 
-    def __enter__(self) -> None:
-        while not self._lock.acquire(timeout=1):
-            if self._generation != _fork.generation:
-                raise RuntimeError(_fork.HELD)
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 # Elements worked on at a time. Smaller blocks pay for NumPy's calls, larger ones
 # leave the cache; bench/numpy_block.py compares them.
@@ -146,14 +148,16 @@ def grad_norm(grads: Sequence[Array], loss_scale: float, wide: Array) -> float:
         if 0 < bound < math.inf:
             exponent = max(math.frexp(bound)[1], -1000)
             root = np.sqrt(total(math.ldexp(1, -exponent)))
-            return float(np.ldexp(root, exponent)) / loss_scale
+            return float(np.ldexp(root / loss_scale, exponent))
     return float(np.sqrt(squares)) / loss_scale
 
 
 class Batch:
     """The arrays of an optimizer with their step counts; the twin of _native.Batch."""
 
-    def __init__(self, arrays: Arrays, counts: Counts, lock: Lock, clip: _hyper.Clip) -> None:
+    def __init__(
+        self, arrays: Arrays, counts: Counts, lock: threading.RLock, clip: _hyper.Clip
+    ) -> None:
         self.steps = list(counts.steps)
         self.finished = counts.finished
         self.skipped = counts.skipped
@@ -161,8 +165,8 @@ class Batch:
         self._arrays = arrays
         self._lock = lock
         self._clip = clip
-        self._stepping = False
-        self._retired = False
+        self._stepping = self._retired = self._torn = False
+        _batches.add(self)
         self._flat = [(flat(slot.param), *map(flat, slot.state)) for slot in arrays.slots]
         self._scratch = {
             dtype: np.empty((2, max(min(p.size, BLOCK) for p, *_ in self._flat)), dtype)
@@ -203,6 +207,8 @@ class Batch:
 
     def check_whole(self) -> None:
         """Raise if this is called from within a step."""
+        if self._torn:
+            raise RuntimeError(_fork.HELD)
         if self._stepping:
             raise RuntimeError(REENTERED)
 

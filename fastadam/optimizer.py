@@ -45,8 +45,8 @@ class Adam:
         is `grad_norm`, as ``torch.nn.utils.clip_grad_norm_`` does. The
         gradients themselves are not written.
     skip_nonfinite : bool, optional
-        Leave out a step with a NaN or an infinity in any gradient: it changes
-        nothing and counts in `skipped_steps`.
+        Leave out a step with a NaN or an infinity in any gradient, or a norm
+        that overflows: it changes nothing and counts in `skipped_steps`.
 
     Attributes
     ----------
@@ -134,6 +134,7 @@ class Adam:
         self._slots: list[Slot] = []
         self._backend = _backend.module()
         self._lock = self._backend.Lock()
+        self._batch = None
         self._grouped = _is_groups(params)
         self._add(params if self._grouped else [{"params": params}])
 
@@ -315,19 +316,21 @@ class Adam:
         0.1
         """
         with self._lock:
+            self._batch.check_whole()
             loaded = read_state(state_dict, self._leaves, self._slots, self.param_groups)
             for group in loaded.groups:
                 group.update(self._fixed)
             arrays = self._arrange(self._specs, self._leaves, loaded.slots, self._grouped)
             arrays.check_groups(loaded.groups)
-            self._batch.retire()
-            self._batch = self._backend.Batch(arrays, loaded.counts, self._lock, self._clip)
+            self._replace(self._backend.Batch(arrays, loaded.counts, self._lock, self._clip))
             self._slots = loaded.slots
             for group, new in zip(self.param_groups, loaded.groups, strict=True):
                 group.update(new)
 
     def _add(self, groups: Sequence[Mapping[str, Any]], grouped: bool = False) -> None:
         """Check and add groups; what fails leaves the optimizer as it was."""
+        if self._batch is not None:
+            self._batch.check_whole()
         grouped = grouped or self._grouped
         specs, leaves = list(self._specs), list(self._leaves)
         param_groups = list(self.param_groups)
@@ -358,10 +361,7 @@ class Adam:
         laid.check_groups(param_groups)
         counts = self._counts() if old else Counts([])
         counts.steps.extend([0] * (len(leaves) - old))
-        batch = self._backend.Batch(laid, counts, self._lock, self._clip)
-        if old:
-            self._batch.retire()
-        self._batch = batch
+        self._replace(self._backend.Batch(laid, counts, self._lock, self._clip))
         self._specs, self._leaves, self._slots = specs, leaves, slots
         self.param_groups[:] = param_groups
         self._grouped = grouped
@@ -378,6 +378,12 @@ class Adam:
             written=[leaf.array for leaf in leaves],
             n_groups=len(specs),
         )
+
+    def _replace(self, batch: Any) -> None:
+        """Take another batch; steps that wait for the old one will see that it is retired."""
+        old, self._batch = self._batch, batch
+        if old is not None:
+            old.retire()
 
     def _counts(self) -> Counts:
         return Counts(list(self._batch.steps), self._batch.finished, self._batch.skipped)
@@ -468,15 +474,18 @@ def _keys(
     nest: Any, found: Sequence[tuple[_tree.Path, Any]], group: int, leaves: Sequence[Leaf]
 ) -> list[Any]:
     """The keys of a group's arrays: torch's indices, a flat dict's keys, or dotted paths."""
+    keys: list[Any]
     if any(len(path) > 1 for path, _ in found):
-        keys: list[Any] = [".".join(map(str, path)) for path, _ in found]
+        keys = [".".join(map(str, path)) for path, _ in found]
     elif isinstance(nest, Mapping):
         keys = [path[0] for path, _ in found]
     else:
-        return list(range(len(leaves), len(leaves) + len(found)))
-    if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"two parameters have the same key {twice!r}; rename one")
-    if not {leaf.key for leaf in leaves}.isdisjoint(keys):
+        keys = list(range(len(leaves), len(leaves) + len(found)))
+    taken = {leaf.key for leaf in leaves}
+    if not taken.isdisjoint(keys):
         keys = [f"{group}.{key}" for key in keys]
+    for key in keys:
+        if key in taken:
+            raise ValueError(f"two parameters have the same key {key!r}; rename one")
+        taken.add(key)
     return keys

@@ -99,6 +99,13 @@ def test_small_shapes(shape, dtype):
     assert np.array_equal(p, want)
 
 
+def test_axes_of_length_1():
+    p = np.zeros((4, 5, 6)).transpose(1, 0, 2)[:, None]
+    g = np.ones(p.shape)
+    fastadam.Adam(p, lr=0.5).step(g)
+    assert np.allclose(p, -0.5)
+
+
 def test_numpy_scalar_as_gradient_of_0d():
     p = np.array(2.0, np.float32)
     fastadam.Adam(p, lr=0.5).step(np.float32(3))

@@ -211,6 +211,37 @@ def test_params_of_a_group_that_were_replaced():
     opt.step([np.ones(2), np.ones(2)])
 
 
+def test_a_parameter_resized_by_a_key():
+    """Keys that run code take the slow path, which reads no pointer before all have run."""
+
+    class Key:
+        def __hash__(self):
+            if armed:
+                w.resize(0, refcheck=False)
+            return 1
+
+    armed = False
+    w, key = np.ones(5000), Key()
+    opt = fastadam.Adam([w, {key: np.ones(2)}])
+    grads = [np.ones(5000), {key: np.ones(2)}]
+    opt.step(grads)
+    armed = True
+    with pytest.raises(ValueError, match="was resized"):
+        opt.step(grads)
+
+
+def test_groups_that_grow_while_they_are_checked():
+    class Betas:
+        def __iter__(self):
+            opt.param_groups.append({})
+            return iter((0.9, 0.99))
+
+    opt = fastadam.Adam(np.ones(2))
+    opt.param_groups[0]["betas"] = Betas()
+    with pytest.raises(ValueError):  # noqa: PT011
+        opt.step(np.ones(2))
+
+
 def test_a_dict_appended_to_param_groups():
     _, opt, grads = make()
     opt.param_groups.append({"params": [np.ones(2)]})

@@ -52,6 +52,13 @@ def test_float64_neither_overflows_nor_underflows(scale):
     assert opt.skipped_steps == 0
 
 
+def test_a_norm_that_only_the_loss_scale_makes_overflow():
+    opt = fastadam.Adam(np.zeros(4), skip_nonfinite=True)
+    opt.step(np.full(4, 1e308), loss_scale=1e10)
+    assert opt.grad_norm == pytest.approx(2e298, rel=1e-14)
+    assert opt.skipped_steps == 0
+
+
 def test_zero_and_nothing():
     opt = fastadam.Adam([np.ones(3), np.ones(0)], max_grad_norm=1.0)
     opt.step([np.zeros(3), np.zeros(0)])

@@ -97,6 +97,15 @@ def test_groups_with_the_same_keys():
     opt.step([{"W": np.ones(2), "b": np.ones(1)}] * 2)
     assert list(opt.state_dict()["state"]) == ["W", "b", "1.W", "1.b"]
     assert np.allclose(layers[1]["b"], 0.75)
+    mixed = fastadam.Adam([{"params": {1: np.ones(1)}}, {"params": [np.ones(1)]}])
+    assert list(mixed.state_dict()["state"]) == [1, "1.1"]
+    with pytest.raises(ValueError, match=r"same key '1\.w'"):
+        fastadam.Adam(
+            [
+                {"params": {"w": np.ones(1), "1": {"w": np.ones(1)}}},
+                {"params": {"w": np.ones(1)}},
+            ]
+        )
 
 
 def test_add_param_group_keeps_what_there_is():

@@ -150,6 +150,35 @@ def test_a_waiting_thread_gets_its_turn():
         thread.join()
 
 
+def test_a_signal_handler_that_saves_while_its_thread_waits():
+    entered, release = threading.Event(), threading.Event()
+
+    def schedule(finished):
+        if threading.current_thread() is not threading.main_thread():
+            entered.set()
+            release.wait()
+        return 0.1
+
+    def handler(*_):
+        release.set()
+        saved.append(opt.state_dict())
+
+    saved = []
+    opt = fastadam.Adam(np.ones(3), lr=schedule)
+    thread = threading.Thread(target=opt.step, args=(np.ones(3),))
+    thread.start()
+    entered.wait()
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        opt.step(np.ones(3))
+    finally:
+        signal.signal(signal.SIGALRM, old)
+        thread.join()
+    assert len(saved) == 1
+    assert opt.state_dict()["state"][0]["step"] == 2
+
+
 def test_loading_while_another_thread_waits_to_step():
     """The step that waited is done on what was loaded."""
     entered, p = threading.Event(), np.ones(3)
