@@ -1,7 +1,7 @@
 """fastadam against everything else that does an Adam step, in one process and one run.
 
-    python bench/compare.py            # half an hour and 24 GB of memory
-    python bench/compare.py --quick    # up to 16,777,216 elements, a few minutes
+    python bench/compare.py            # up to 134,217,728 elements: an hour, 20 GB of memory
+    python bench/compare.py --quick    # up to 16,777,216 elements: some minutes
 
 Writes docs/bench.json, docs/benchmarks.md, the README's table and docs/bench-*.png.
 
@@ -28,19 +28,19 @@ ONE = tuple(
 )
 MANY = tuple(Work(a, n) for n in (10, 1_000, 100_000) for a in (10, 100, 1_000))
 FROM_TORCH = ("torch loop", "torch foreach", "torch fused")
-LIMITS = {"pure Python": 100_000, "torch loop": 20_000_000, "scikit-learn": 20_000_000}
-LIMITS |= {
-    "textbook NumPy": 20_000_000,
-    "fastadam on NumPy": 20_000_000,
-    "in-place NumPy": 20_000_000,
-    "thinc": 20_000_000,
-}
+#: Elements beyond which a rival takes minutes, or its temporaries all memory.
+LIMITS = {"pure Python": 100_000} | dict.fromkeys(
+    ("textbook NumPy", "in-place NumPy", "fastadam on NumPy", "torch loop", "torch foreach",
+     "scikit-learn", "thinc"),
+    20_000_000,
+)  # fmt: skip
 SHOWN = (
     "textbook NumPy",
     "in-place NumPy",
     "fastadam on NumPy",
     "numba, parallel",
     *FROM_TORCH,
+    "DeepSpeed",
     "scikit-learn",
     "thinc",
 )
@@ -48,6 +48,8 @@ SHOWN = (
 
 def set_threads(threads):
     """For fastadam and for every rival that has threads of its own."""
+    if "deepspeed" in sys.modules:  # has no setting
+        sys.modules["threadpoolctl"].threadpool_limits(threads, user_api="openmp")
     fastadam.set_num_threads(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
@@ -59,12 +61,13 @@ def installed(work, dtype):
     """Steps of fastadam and of the rivals that are here and not absurdly slow at this size."""
     makers = {"fastadam": rivals.ours, "streams only": rivals.streams, **rivals.RIVALS}
     elements = work.arrays * work.elements
+    params, grads = make_arrays(work, dtype)
     steps, missing = {}, {}
     for name, make in makers.items():
         if elements > LIMITS.get(name, np.inf):
             continue
         try:
-            steps[name] = make(*make_arrays(work, dtype))
+            steps[name] = make([p.copy() for p in params], grads)
         except ImportError as error:
             missing[name] = str(error)
     return steps, missing
@@ -190,7 +193,7 @@ def draw(report):
 def describe(thread_counts):
     config = fastadam.show_config(mode="dicts")
     versions = []
-    for name in ("numpy", "torch", "numba", "sklearn", "thinc"):
+    for name in ("numpy", "torch", "numba", "deepspeed", "sklearn", "thinc"):
         if name in sys.modules:
             versions.append(f"{name} {sys.modules[name].__version__}")
     return (

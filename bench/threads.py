@@ -1,31 +1,49 @@
-"""From how many elements on two threads pay.
+"""From how many elements on threads pay: where they still spin from the last step, and where
+they sleep, as they do when a training loop did something else for 20 ms.
 
 python bench/threads.py
 """
 
+import time
+
 import numpy as np
 
 import fastadam
-from fastadam._bench.timing import measure, ratio
 
 
-def stepper(n, dtype, threads):
-    opt, g = fastadam.Adam(np.ones(n, dtype)), np.ones(n, dtype)
+def seconds(step, pause):
+    end = time.perf_counter() + pause
+    while time.perf_counter() < end:
+        pass
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
 
-    def step():
-        fastadam.set_num_threads(threads)
-        opt.step(g)
 
-    return step
+def ratio(n, dtype, most, pause, rounds):
+    """The median over rounds of one thread's time over that of `most`."""
+    steps = {}
+    for threads in (1, most):
+        opt, g = fastadam.Adam(np.ones(n, dtype)), np.ones(n, dtype)
+        steps[threads] = lambda opt=opt, g=g: opt.step(g)
+    ratios = []
+    for _ in range(rounds):
+        times = {}
+        for threads, step in steps.items():
+            fastadam.set_num_threads(threads)
+            seconds(step, 0)  # both have their arrays in the cache, and spinning threads
+            times[threads] = seconds(step, pause)
+        ratios.append(times[1] / times[most])
+    return np.median(ratios)
 
 
 def main():
     most = fastadam.get_num_threads()
-    print(f"time of 1 thread / time of {most} threads")
+    print(f"time of 1 thread / time of {most} threads | elements | spinning | asleep")
     for dtype in ("float32", "float64"):
-        for n in (16_384, 32_768, 65_536, 131_072, 262_144, 1_048_576, 16_777_216):
-            times = measure({t: stepper(n, dtype, t) for t in (1, most)})
-            print(f"{dtype} {n:>12,} {ratio(times, 1, most):.2f}", flush=True)
+        for n in (65_536, 131_072, 262_144, 524_288, 1_048_576, 16_777_216):
+            spinning, asleep = ratio(n, dtype, most, 0, 200), ratio(n, dtype, most, 0.02, 40)
+            print(f"{dtype} | {n:>12,} | {spinning:.2f} | {asleep:.2f}", flush=True)
 
 
 if __name__ == "__main__":

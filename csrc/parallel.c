@@ -46,9 +46,10 @@ void fa_set_num_threads(int n) { (void)n; }
 
 #endif
 
-/* Waking a thread takes some microseconds: below this many elements for each,
-   one is faster (bench/threads.py). */
-enum { FA_ELEMENTS_A_THREAD = 32768 };
+/* Threads that wait for work spin, and start at once; after some milliseconds they sleep,
+   and waking them takes some 80 us. With this many elements for each, two threads take
+   0.6 times as long as one if they spin, 1.1 times if they sleep (bench/threads.py). */
+enum { FA_ELEMENTS_A_THREAD = 131072 };
 
 /* Where in an array the parts' border falls that is `elements` behind its begin. */
 static int64_t border(int64_t elements, int64_t size)

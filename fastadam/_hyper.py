@@ -53,6 +53,9 @@ class Traits(NamedTuple):
     params: tuple[Any, ...]  # the arrays themselves
 
 
+STRICT = Traits(float32=True, max_exp_avg_sq=True, params=())  # what suits these suits all
+
+
 def check_group(group: Group, traits: Traits) -> Hyper:
     """Check a group and store its values in it as plain Python numbers.
 
@@ -94,6 +97,14 @@ def check_group(group: Group, traits: Traits) -> Hyper:
         **flags,
     )
     return Hyper(lr, beta1, beta2, eps, weight_decay, *flags.values())
+
+
+def are_fixed(values: Sequence[Any]) -> bool:
+    """Whether the same objects will always mean the same hyper-parameters."""
+    return all(
+        type(value) in (float, bool) or (type(value) is tuple and are_fixed(value))
+        for value in values
+    )
 
 
 def check_lr(value: Any, traits: Traits | None = None, source: str = "") -> float:

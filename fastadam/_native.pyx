@@ -8,7 +8,8 @@ which copies or refuses them.
 
 from libc.math cimport NAN
 from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, qsort, realloc
+from libc.string cimport memcpy, memset
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.list cimport PyList_GET_SIZE
@@ -16,6 +17,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_CLEAR, Py_INCREF
 from cpython.sequence cimport PySequence_Fast_GET_SIZE, PySequence_Fast_ITEMS
+cimport cython
 cimport numpy as cnp
 
 import os
@@ -68,25 +70,11 @@ cdef extern from "numpy/arrayobject.h":
     void *PyArray_DESCR(cnp.ndarray array)
     int PyArray_CopyInto(cnp.ndarray dest, cnp.ndarray src) except -1
 
-cdef enum:
-    BOTH_ORDERS = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
-
 cdef int64_t KEEP_GIL_BELOW = 1024  # elements: giving the GIL away would take longer
-cdef size_t[2] REAL_SIZE = [sizeof(float), sizeof(double)]
 built_with = FA_BUILT_WITH.decode()
 threading = fa_threading.decode()
 fa_get_num_threads()  # notes OpenMP's number before anybody limits it
 cdef const fa_isa *isa = NULL
-cdef int64_t forks = 0  # between this process and the one that was started
-
-
-def _count_fork():
-    global forks
-    forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
 
 
 def instruction_sets():
@@ -125,16 +113,21 @@ def set_num_threads(int n):
     fa_set_num_threads(n)
 
 
+include "_lock.pxi"
+include "_plain.pxi"
+
+
 # What the binding knows of an array besides what C needs.
 cdef struct Slot:
-    PyObject *user  # the parameter as the user holds it
-    PyObject *like  # the plain array in whose order gradients must come
-    char *data  # where `user` lay when the batch was made,
-    cnp.npy_intp *strides  # and how
+    PyObject *user  # the parameter as the user holds it,
+    char *data  # where it lay when the batch was made,
+    const cnp.npy_intp *strides  # and how
+    Layout layout  # of the plain array in whose order gradients must come
     PyObject *grad  # owned during a step, so that nobody can free it
-    Py_ssize_t place  # how many spans of written memory began before the last gradient's end
+    Py_ssize_t place  # see `touches`
 
 
+@cython.final
 cdef class Batch:
     """The arrays of an optimizer with their step counts; the twin of _numpy.Batch."""
 
@@ -147,17 +140,18 @@ cdef class Batch:
     cdef list seen  # for each group, the keys and values that c_groups was made from
     cdef list scheduled  # for each group, its Hyper if its lr is a function, else None
     cdef readonly int64_t finished, skipped
-    cdef Py_ssize_t n, n_groups, n_spans
+    cdef Py_ssize_t n, n_groups, n_written
     cdef fa_batch batch
     cdef fa_array *c_arrays
     cdef fa_hyper *c_groups
     cdef Slot *slots
-    cdef uintptr_t *starts
-    cdef uintptr_t *ends
+    cdef Interval *written
+    cdef cnp.npy_intp *lengths  # of the slots' layouts: shapes and strides
 
     def __cinit__(self, arrays, counts, Lock lock, clip):
-        cdef Py_ssize_t i, k
+        cdef Py_ssize_t i, k, ndim
         cdef int64_t elements = 0, blocks = 0
+        cdef cnp.npy_intp *lengths
         self.arrays = arrays
         self.spec = arrays.spec
         self.has_plain_keys = plain_keys(arrays.spec)
@@ -166,32 +160,34 @@ cdef class Batch:
         self.skipped = counts.skipped
         self.n = len(arrays.slots)
         self.n_groups = len(arrays.traits)
-        self.n_spans = len(arrays.spans.starts)
+        self.n_written = len(arrays.spans.starts)
         self.c_arrays = <fa_array *>allocate(self.n, sizeof(fa_array))
         self.c_groups = <fa_hyper *>allocate(self.n_groups, sizeof(fa_hyper))
         self.slots = <Slot *>allocate(self.n, sizeof(Slot))
-        self.starts = <uintptr_t *>allocate(self.n_spans, sizeof(uintptr_t))
-        self.ends = <uintptr_t *>allocate(self.n_spans, sizeof(uintptr_t))
+        self.written = <Interval *>allocate(self.n_written, sizeof(Interval))
+        self.lengths = lengths = <cnp.npy_intp *>allocate(
+            3 * sum([array.ndim for array in arrays.params]), sizeof(cnp.npy_intp)
+        )
         self.copies = []
         self.seen = [[] for _ in range(self.n_groups)]
         self.scheduled = [None] * self.n_groups
-        for i in range(self.n_spans):
-            self.starts[i] = arrays.spans.starts[i]
-            self.ends[i] = arrays.spans.ends[i]
+        for i in range(self.n_written):
+            self.written[i].start = arrays.spans.starts[i]
+            self.written[i].end = arrays.spans.ends[i]
         for i in range(self.n):
             slot, user = arrays.slots[i], arrays.params[i]
-            is_complex = slot.param.dtype.kind == "c"
+            ndim = user.ndim
             self.slots[i].user = <PyObject *>user
-            self.slots[i].like = <PyObject *>slot.param
             self.slots[i].data = cnp.PyArray_BYTES(user)
-            self.slots[i].strides = <cnp.npy_intp *>allocate(user.ndim, sizeof(cnp.npy_intp))
-            for k, stride in enumerate(user.strides):
-                self.slots[i].strides[k] = stride
+            self.slots[i].strides = copy_of(cnp.PyArray_STRIDES(user), ndim, &lengths)
+            self.slots[i].layout = layout_of(slot.param)
+            self.slots[i].layout.shape = copy_of(self.slots[i].layout.shape, ndim, &lengths)
+            self.slots[i].layout.strides = copy_of(self.slots[i].layout.strides, ndim, &lengths)
             self.c_arrays[i].param = cnp.PyArray_DATA(slot.param)
             for k, state in enumerate(slot.state):
                 self.c_arrays[i].state[k] = cnp.PyArray_DATA(state)
-            self.c_arrays[i].size = slot.param.size * (2 if is_complex else 1)
-            self.c_arrays[i].dtype = FA_FLOAT32 if slot.param.real.itemsize == 4 else FA_FLOAT64
+            self.c_arrays[i].size = slot.param.size * reals(slot.param)
+            self.c_arrays[i].dtype = real_dtype(slot.param)
             self.c_arrays[i].group = slot.group
             self.c_arrays[i].step = counts.steps[i]
             elements += self.c_arrays[i].size
@@ -210,17 +206,13 @@ cdef class Batch:
         self.batch.sums = <double *>allocate(blocks if clip.measures else 0, sizeof(double))
 
     def __dealloc__(self):
-        cdef Py_ssize_t i
-        if self.slots != NULL:
-            for i in range(self.n):
-                free(self.slots[i].strides)
         free(self.c_arrays)
         free(self.c_groups)
         free(self.batch.scratch)
         free(self.batch.sums)
         free(self.slots)
-        free(self.starts)
-        free(self.ends)
+        free(self.written)
+        free(self.lengths)
 
     @property
     def grad_norm(self):
@@ -338,54 +330,24 @@ cdef class Batch:
             return False
         cdef cnp.ndarray g = <cnp.ndarray>grad
         cdef cnp.ndarray user = <cnp.ndarray>slot.user
-        cdef cnp.ndarray like = <cnp.ndarray>slot.like
-        cdef int ndim = cnp.PyArray_NDIM(like)
-        cdef int flags = cnp.PyArray_FLAGS(g)
-        if (
-            PyArray_DESCR(g) != PyArray_DESCR(like)
-            or not flags & cnp.NPY_ARRAY_ALIGNED
-            or cnp.PyArray_NDIM(g) != ndim
-            or not equal(cnp.PyArray_DIMS(g), cnp.PyArray_DIMS(like), ndim)
-            or not (
-                flags & cnp.PyArray_FLAGS(like) & BOTH_ORDERS
-                or same_steps(g, like, ndim)
-            )
-        ):
+        if not is_walked_as(g, &slot.layout):
             return False
         if (
             cnp.PyArray_BYTES(user) != slot.data
             or not cnp.PyArray_FLAGS(user) & cnp.NPY_ARRAY_WRITEABLE
-            or PyArray_DESCR(user) != PyArray_DESCR(like)
-            or cnp.PyArray_NDIM(user) != ndim
-            or not equal(cnp.PyArray_DIMS(user), cnp.PyArray_DIMS(like), ndim)
-            or not equal(cnp.PyArray_STRIDES(user), slot.strides, ndim)
+            or not has_form(user, &slot.layout)
+            or not equal(cnp.PyArray_STRIDES(user), slot.strides, slot.layout.ndim)
         ):
             return False
-        if self.is_written(slot, <uintptr_t>cnp.PyArray_DATA(g), array.size * REAL_SIZE[array.dtype]):
+        if touches(
+            self.written, self.n_written, <uintptr_t>cnp.PyArray_DATA(g),
+            array.size * REAL_SIZE[array.dtype], &slot.place,
+        ):
             return False
         Py_INCREF(g)
         slot.grad = <PyObject *>g
         array.grad = cnp.PyArray_DATA(g)
         return True
-
-    cdef bint is_written(self, Slot *slot, uintptr_t start, size_t size) noexcept:
-        """Whether a step writes any of this memory; see _arrays.Spans."""
-        if size == 0:
-            return False
-        cdef uintptr_t end = start + size
-        cdef Py_ssize_t low = slot.place, high = self.n_spans, middle
-        # Gradients mostly come from where the last ones were.
-        if (low == 0 or self.starts[low - 1] < end) and (low == high or self.starts[low] >= end):
-            return low > 0 and self.ends[low - 1] > start
-        low = 0
-        while low < high:  # find the first span that begins at or behind the end
-            middle = (low + high) // 2
-            if self.starts[middle] < end:
-                low = middle + 1
-            else:
-                high = middle
-        slot.place = low
-        return low > 0 and self.ends[low - 1] > start
 
     cdef void release(self) noexcept:
         cdef Py_ssize_t i
@@ -410,15 +372,7 @@ cdef class Batch:
                 hyper = _hyper.check_group(group, self.arrays.traits[i])
                 self.seen[i] = [part for item in group.items() for part in item]
                 self.scheduled[i] = hyper if callable(hyper.lr) else None
-                c_group.lr = 0.0 if callable(hyper.lr) else hyper.lr
-                c_group.beta1 = hyper.beta1
-                c_group.beta2 = hyper.beta2
-                c_group.eps = hyper.eps
-                c_group.weight_decay = hyper.weight_decay
-                c_group.amsgrad = hyper.amsgrad
-                c_group.maximize = hyper.maximize
-                c_group.decoupled = hyper.decoupled
-                c_group.epsilon_hat = hyper.epsilon_hat
+                fill(c_group, hyper)
         for i, hyper in enumerate(self.scheduled):
             if hyper is not None:
                 self.c_groups[i].lr = _hyper.lr_now(hyper, self.finished, self.arrays.traits[i])
@@ -439,103 +393,6 @@ cdef class Batch:
         return False
 
 
-cdef class Lock:
-    """A fair lock that its thread may take again: a signal handler may save what it interrupts.
-
-    Threads are served in the order in which they come. The GIL guards the numbers, which
-    costs a tenth of threading.RLock; those that have to wait, which is rare, poll.
-    """
-
-    cdef unsigned long owner
-    cdef int depth
-    cdef bint borrowed  # held on the ticket with which this thread waits, beneath a signal handler
-    cdef int64_t serving, next_ticket, generation
-    cdef set abandoned  # tickets whose threads were interrupted while they waited
-    cdef dict waiting  # {thread: ticket}
-
-    def __cinit__(self):
-        self.abandoned = set()
-        self.waiting = {}
-        self.generation = forks
-
-    cdef int acquire(self) except -1:
-        cdef unsigned long thread = PyThread_get_thread_ident()
-        cdef int64_t ticket
-        if self.generation != forks:
-            self.after_fork(thread)
-        if self.depth and self.owner == thread:
-            self.depth += 1
-            return 0
-        if self.waiting and thread in self.waiting:
-            while self.serving != self.waiting[thread]:
-                sleep(1e-4)
-                PyErr_CheckSignals()
-            self.borrowed = True
-        else:
-            ticket = self.next_ticket
-            self.next_ticket += 1
-            if self.serving != ticket:
-                self.wait(thread, ticket)
-        self.owner = thread
-        self.depth = 1
-        return 0
-
-    cdef int wait(self, unsigned long thread, int64_t ticket) except -1:
-        self.waiting[thread] = ticket
-        try:
-            while self.serving != ticket:
-                sleep(1e-4)
-                PyErr_CheckSignals()
-        except BaseException:
-            if self.serving == ticket:
-                self.serve_next()
-            else:
-                self.abandoned.add(ticket)
-            raise
-        finally:
-            del self.waiting[thread]
-        return 0
-
-    cdef int after_fork(self, unsigned long thread) except -1:
-        """In a child: those that waited are not there; nor is who held it, if it was another."""
-        if self.depth and self.owner != thread:
-            raise RuntimeError(_fork.HELD)
-        self.abandoned.clear()
-        self.waiting.clear()
-        self.next_ticket = self.serving + (1 if self.depth else 0)
-        self.generation = forks
-        return 0
-
-    cdef void serve_next(self) noexcept:
-        self.serving += 1
-        while self.serving in self.abandoned:
-            self.abandoned.discard(self.serving)
-            self.serving += 1
-
-    cdef void release(self) noexcept:
-        self.depth -= 1
-        if self.depth == 0:
-            if self.borrowed:
-                self.borrowed = False
-            else:
-                self.serve_next()
-
-    def __enter__(self):
-        self.acquire()
-
-    def __exit__(self, *_):
-        self.release()
-
-
-cdef bint same_steps(cnp.ndarray a, cnp.ndarray b, int ndim) noexcept:
-    """Whether two arrays of one shape are walked alike: an axis of length 1 is not walked."""
-    cdef int i
-    for i in range(ndim):
-        if cnp.PyArray_STRIDES(a)[i] != cnp.PyArray_STRIDES(b)[i] and cnp.PyArray_DIMS(a)[i] != 1:
-            return False
-    return True
-
-
 def plain_keys(spec):
     """Whether all keys of a nesting are strings or integers."""
     if type(spec) is dict:
@@ -543,12 +400,25 @@ def plain_keys(spec):
     return type(spec) is int or all(map(plain_keys, spec))
 
 
-cdef bint equal(const cnp.npy_intp *a, const cnp.npy_intp *b, int n) noexcept:
-    cdef int i
-    for i in range(n):
-        if a[i] != b[i]:
-            return False
-    return True
+cdef int fill(fa_hyper *c_group, hyper) except -1:
+    c_group.lr = 0.0 if callable(hyper.lr) else hyper.lr
+    c_group.beta1 = hyper.beta1
+    c_group.beta2 = hyper.beta2
+    c_group.eps = hyper.eps
+    c_group.weight_decay = hyper.weight_decay
+    c_group.amsgrad = hyper.amsgrad
+    c_group.maximize = hyper.maximize
+    c_group.decoupled = hyper.decoupled
+    c_group.epsilon_hat = hyper.epsilon_hat
+    return 0
+
+
+cdef cnp.npy_intp *copy_of(const cnp.npy_intp *numbers, Py_ssize_t n, cnp.npy_intp **room) noexcept:
+    """Copy numbers to the front of the room, and shorten the room."""
+    cdef cnp.npy_intp *copy = room[0]
+    memcpy(copy, numbers, n * sizeof(cnp.npy_intp))
+    room[0] += n
+    return copy
 
 
 cdef void *allocate(Py_ssize_t n, size_t size) except NULL:
@@ -556,3 +426,14 @@ cdef void *allocate(Py_ssize_t n, size_t size) except NULL:
     if memory == NULL:
         raise MemoryError
     return memory
+
+
+cdef int resize(void **memory, size_t size) except -1:
+    cdef void *moved = realloc(memory[0], size)
+    if moved == NULL:
+        raise MemoryError
+    memory[0] = moved
+    return 0
+
+
+include "_direct.pxi"

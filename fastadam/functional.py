@@ -68,32 +68,32 @@ def adam_step(
     >>> x.round(6)
     array([ 0.5, -1.5])
     """
-    lr = _hyper.check_lr(lr)
-    group = {
-        "lr": lr,
-        "betas": betas,
-        "eps": eps,
-        "weight_decay": weight_decay,
-        "amsgrad": max_exp_avg_sq is not None,
-        "maximize": maximize,
-        "decoupled_weight_decay": decoupled_weight_decay,
-        "epsilon_hat": epsilon_hat,
-    }
-    several = isinstance(param, list | tuple)
-    written = {"param": param, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-    if max_exp_avg_sq is not None:
+    amsgrad = max_exp_avg_sq is not None
+    options = (lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay, epsilon_hat)
+    native = _backend.native()
+    if native:
+        columns = (param, exp_avg, exp_avg_sq) + ((max_exp_avg_sq,) if amsgrad else ())
+        if native.adam_step(columns, grad, step, options, loss_scale):
+            return
+    written: dict[str, Any] = {"param": param, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    if amsgrad:
         written["max_exp_avg_sq"] = max_exp_avg_sq
+    _step_checked(written, grad, step, options, loss_scale)
+
+
+def _step_checked(
+    written: dict[str, Any], grad: Any, step: Any, options: tuple[Any, ...], loss_scale: float
+) -> None:
+    """Step arrays of any kind, or say what is wrong with them."""
+    param = written["param"]
+    several = isinstance(param, list | tuple)
     if several:
-        suffixes = [f"[{i}]" for i in range(len(param))]
         for name, value in written.items():
             if not isinstance(value, list | tuple) or len(value) != len(param):
                 raise ValueError(f"{name}: expected a list or tuple of {len(param)} arrays")
-        columns = {name: list(value) for name, value in written.items()}
-    else:
-        suffixes = [""]
-        columns = {name: [value] for name, value in written.items()}
-
+    columns = {name: tuple(value) if several else (value,) for name, value in written.items()}
     params = columns["param"]
+    suffixes = [f"[{i}]" for i in range(len(params))] if several else [""]
     labelled = []
     for name, column in columns.items():
         for suffix, array, like in zip(suffixes, column, params, strict=True):
@@ -109,8 +109,9 @@ def adam_step(
         slots=slots,
         written=[array for _, array in labelled],
     )
+    group = dict(zip(_hyper.KEYS, options, strict=True))
+    group.update(lr=_hyper.check_lr(options[0]), params=params)
     backend = _backend.module()
-    group["params"] = tuple(params)
     counts = Counts(_finished(step, len(slots)))
     batch = backend.Batch(arrays, counts, backend.Lock(), _hyper.Clip(math.inf, False, False))
     batch.step(grad, [group], loss_scale)

@@ -41,11 +41,12 @@ def train(threads, sizes):
 
 @pytest.mark.parametrize(
     "sizes",
-    [[300_001], [70] * 2000, [200_000, 3, 0, 90_000, 4096, 4095, 1], [1] * 10 + [100_000]],
+    [[700_001], [300] * 2000, [400_000, 3, 0, 290_000, 4096, 4095, 1], [1] * 10 + [300_000]],
 )
 def test_the_same_bits(sizes):
+    """In up to five parts, each of 131,072 elements or more."""
     expected = train(1, sizes)
-    for threads in (2, 3, 5, 16):
+    for threads in (2, 3, 16):
         assert train(threads, sizes) == expected
 
 
@@ -131,8 +132,8 @@ def test_children(method):
 
 
 def test_a_waiting_thread_gets_its_turn():
-    opt = fastadam.Adam(np.ones(100_000, np.float32))
-    g = np.ones(100_000, np.float32)
+    opt = fastadam.Adam(np.ones(300_000, np.float32))
+    g = np.ones(300_000, np.float32)
     done = threading.Event()
 
     def work():

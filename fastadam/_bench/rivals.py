@@ -179,7 +179,9 @@ def thinc_adam(params: list[Array], grads: list[Array]) -> Step:
 
 
 def deepspeed_adam(params: list[Array], grads: list[Array]) -> Step:
-    """DeepSpeedCPUAdam; it is compiled on first use, where that works."""
+    """DeepSpeedCPUAdam, float32 only here; it is compiled on first use, where that works."""
+    if params[0].dtype != np.float32:
+        raise ImportError("DeepSpeed's CPUAdam takes no float64")
     import torch
 
     try:
