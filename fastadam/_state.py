@@ -110,8 +110,8 @@ def _read_slot(label: str, entry: Any, slot: Slot, amsgrad: bool) -> Slot:
             f"{label} has the keys {sorted(map(str, entry))}, expected {sorted(('step', *names))}"
         )
     state = []
-    for name in names:
-        fresh = zeros_like(slot.param)
+    for number, name in enumerate(names):
+        fresh = zeros_like(slot.param, number)
         if entry:
             fresh[...] = check_array(f"{label}[{name!r}]", entry[name], slot.param)
         state.append(fresh)

@@ -356,7 +356,9 @@ class Adam:
         for leaf in leaves[old:]:
             bare = slot([leaf.array], leaf.group)
             count = 3 if param_groups[leaf.group]["amsgrad"] else 2
-            slots.append(bare._replace(state=tuple(zeros_like(bare.param) for _ in range(count))))
+            slots.append(
+                bare._replace(state=tuple(zeros_like(bare.param, k) for k in range(count)))
+            )
         laid = self._arrange(specs, leaves, slots, grouped)
         laid.check_groups(param_groups)
         counts = self._counts() if old else Counts([])
