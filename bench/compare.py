@@ -179,7 +179,9 @@ def draw(report):
                 if name in r["threads"][threads]
             ]
             if points:
-                style = {"fastadam": "k-o", "streams only": "k:"}.get(name, "-")
+                style = {"fastadam": "k-o", "streams only": "k:", "pure Python": "C0:"}.get(
+                    name, "-"
+                )
                 axes.loglog(*zip(*points, strict=True), style, label=name, alpha=0.8)
         axes.set(
             xlabel="elements of one float32 array", ylabel="ns an element",
