@@ -106,7 +106,7 @@ class BuildKernels(build_ext):
                 macros=[("FA_REAL", ctype), ("FA_NAME", f"{isa}_{dtype}")],
                 include_dirs=["csrc"],
                 extra_postargs=flags,
-                depends=["csrc/fastadam.h"],
+                depends=["csrc/fastadam.h", "csrc/rules.h"],
             )
         return objects
 
@@ -115,13 +115,13 @@ class BuildKernels(build_ext):
         return " ".join([os.path.basename(command[0]), *flags])
 
 
-C_FILES = ["cpu", "dispatch", "norm", "parallel", "scalars", "step"]
+C_FILES = ["cpu", "dispatch", "norm", "parallel", "rows", "scalars", "step"]
 extension = Extension(
     "fastadam._native",
     ["fastadam/_native.pyx", *(f"csrc/{name}.c" for name in C_FILES)],
     include_dirs=["csrc", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-    depends=["csrc/fastadam.h", "csrc/cpu.h", "csrc/kernel.c"],
+    depends=["csrc/fastadam.h", "csrc/rules.h", "csrc/cpu.h", "csrc/kernel.c"],
 )
 extensions = cythonize([extension], language_level=3)
 for ext in extensions:

@@ -1,15 +1,10 @@
-/* The rule. Compiled once for each instruction set and dtype, with
+/* The loops over arrays. Compiled once for each instruction set and dtype, with
        FA_REAL  float or double
        FA_NAME  the suffix of the exported names, such as avx2_float32
-   One plain loop serves body and tail, so an element's result cannot depend on
-   its place. fastadam/_numpy.py says the same in NumPy, in the same order.
-
-   No operation may be fused or reordered (-ffp-contract=off): add, multiply,
-   divide and square root are then correctly rounded on every CPU. */
+   One plain loop serves body and tail, so an element's result cannot depend on its
+   place. */
 #include <float.h>
 #include <tgmath.h>
-
-#include "fastadam.h"
 
 #define FA_JOIN_(a, b) a##_##b
 #define FA_JOIN(a, b) FA_JOIN_(a, b)
@@ -34,56 +29,23 @@ enum {
     FA_LINE = 64,            /* bytes of a cache line, */
     FA_BATCH = 4 * FA_LINE,  /* of what is prefetched at a time */
     FA_AHEAD = 8 * FA_BATCH, /* and of how far ahead */
+    FA_SHORT = 1024,
     FA_BEYOND_CACHE = 2 << 20 /* elements of an array that caches do not hold */
 };
 
 typedef FA_REAL real;
 #define FA_SMALLEST_NORMAL ((real)(sizeof(real) == sizeof(float) ? FLT_MIN : DBL_MIN))
 
-/* The scalars, rounded to the dtype. */
-typedef struct {
-    real grad_factor, weight_decay, b1, c1, b2, c2, step_size, root, eps, keep;
-} adam_constants;
+#include "fastadam.h"
 
-/* The rule for elements begin..end-1. `coupled` and `amsgrad` are constants where
-   this is called, so each combination becomes a loop without branches. */
-FA_INLINE void adam_rule(const adam_constants k, real *restrict param,
-                         const real *restrict grad, real *restrict exp_avg,
-                         real *restrict exp_avg_sq, real *restrict max_exp_avg_sq,
-                         int64_t begin, int64_t end, const int coupled, const int amsgrad)
-{
-    for (int64_t i = begin; i < end; i++) {
-        const real p = param[i];
-        real g = grad[i] * k.grad_factor;
-        if (coupled)
-            g = g + k.weight_decay * p;
-        real m = k.b1 * exp_avg[i] + k.c1 * g;
-        real v = k.b2 * exp_avg_sq[i] + k.c2 * (g * g);
-        /* Without this a dead gradient leaves subnormals behind for ever, and
-           they slow the loop 1.2 to 3.5 times (10 to 100 on some CPUs). */
-        m = fabs(m) < FA_SMALLEST_NORMAL ? 0 : m;
-        v = fabs(v) < FA_SMALLEST_NORMAL ? 0 : v;
-        real s = v;
-        if (amsgrad) {
-            const real old = max_exp_avg_sq[i];
-            s = old > v || old != old ? old : v; /* a NaN wins */
-            max_exp_avg_sq[i] = s;
-        }
-        const real denom = sqrt(s) * k.root + k.eps;
-        exp_avg[i] = m;
-        exp_avg_sq[i] = v;
-        param[i] = p * k.keep - (k.step_size * m) / denom;
-    }
-}
+typedef real rule(constants k, real g, real s[], int flags);
 
-/* Long arrays start at a cache line's border: large allocations share their
+/* How many elements come before a cache line's border. Large allocations share their
    offset to one, and vectors that straddle lines cost 10 % (AVX2, in cache). */
-static int64_t line_border(const real *param, int64_t begin, int64_t end)
+static int64_t to_line(const real *first)
 {
-    const int64_t into = (int64_t)((uintptr_t)(param + begin) % FA_LINE);
-    return into == 0 || end - begin < 1024
-               ? begin
-               : begin + (FA_LINE - into) / (int64_t)sizeof(real);
+    const int64_t into = (int64_t)((uintptr_t)first % FA_LINE);
+    return (FA_LINE - into) % FA_LINE / (int64_t)sizeof(real);
 }
 
 FA_INLINE void prefetch(const real *array)
@@ -93,56 +55,107 @@ FA_INLINE void prefetch(const real *array)
         FA_PREFETCH(block + line);
 }
 
-/* Square roots and divisions fill the window in which a CPU looks ahead for
-   loads. Asking for memory early brings arrays beyond the caches from 1.09 to
-   0.92 times the time of their streams alone (AVX2); within, it would cost 7 %. */
-FA_INLINE void adam_array(const fa_array *array, int64_t begin, int64_t end, const int coupled,
-                          const int amsgrad)
+/* A rule for elements begin..end-1 of an array. `one`, `flags` and `states` are constants
+   where this is called. */
+FA_INLINE void loop(rule one, const int flags, const int states, const constants k,
+                    real *restrict param, const real *restrict grad, real *restrict state0,
+                    real *restrict state1, real *restrict state2, real *restrict average,
+                    int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++) {
+        const real p = param[i];
+        real g = grad[i] * k.grad_factor;
+        if (flags & COUPLED)
+            g = g + k.weight_decay * p;
+        real s[FA_STATES];
+        if (states & STATE0)
+            s[0] = state0[i];
+        if (states & STATE1)
+            s[1] = state1[i];
+        if (states & STATE2)
+            s[2] = state2[i];
+        const real stepped = p * k.keep - one(k, g, s, flags);
+        if (states & STATE0)
+            state0[i] = s[0];
+        if (states & STATE1)
+            state1[i] = s[1];
+        if (states & STATE2)
+            state2[i] = s[2];
+        param[i] = stepped;
+        if (flags & AVERAGED)
+            average[i] = normal(k.ema_decay * average[i] + k.ema_share * stepped);
+    }
+}
+
+/* Square roots and divisions fill the window in which a CPU looks ahead for loads. Asking
+   for memory early brings arrays beyond the caches from 1.09 to 0.92 times the time of
+   their streams alone (AVX2); within, it would cost 7 %. */
+FA_INLINE void walk(rule one, const int flags, const int states, const fa_array *array,
+                    int64_t begin, int64_t end)
 {
     const fa_scalars *s = array->scalars;
-    const real b1 = (real)s->b1, b2 = (real)s->b2;
-    const adam_constants k = {
-        (real)s->grad_factor, (real)s->weight_decay, b1, 1 - b1, b2, 1 - b2,
-        (real)s->step_size, (real)s->root, (real)s->eps, (real)s->keep,
+    const real b1 = (real)s->b1, b2 = (real)s->b2, ema_decay = (real)s->ema_decay;
+    const constants k = {
+        .grad_factor = (real)s->grad_factor, .weight_decay = (real)s->weight_decay,
+        .keep = (real)s->keep, .ema_decay = ema_decay, .ema_share = 1 - ema_decay,
+        .b1 = b1, .c1 = 1 - b1, .b2 = b2, .c2 = 1 - b2,
+        .step_size = (real)s->step_size, .grad_step = (real)s->grad_step,
+        .root = (real)s->root, .eps = (real)s->eps,
+        .momentum = (real)s->momentum, .fresh = (real)s->fresh,
     };
-    real *p = array->param, *m = array->state[FA_EXP_AVG], *v = array->state[FA_EXP_AVG_SQ],
-         *vmax = array->state[FA_MAX_EXP_AVG_SQ];
+    real *p = array->param, *average = array->average;
+    real *state0 = array->state[0], *state1 = array->state[1], *state2 = array->state[2];
     const real *g = array->grad;
 
-    const int64_t block = FA_BATCH / (int64_t)sizeof(real);
-    int64_t i = line_border(p, begin, end);
-    adam_rule(k, p, g, m, v, vmax, begin, i, coupled, amsgrad);
-    if (array->size >= FA_BEYOND_CACHE)
-        for (; end - i >= block; i += block) {
+    if (end - begin < FA_SHORT) { /* what long arrays need costs 4 ns of 20 for ten elements */
+        loop(one, flags, states, k, p, g, state0, state1, state2, average, begin, end);
+        return;
+    }
+    const int beyond_cache = array->size >= FA_BEYOND_CACHE;
+    const int64_t block = beyond_cache ? FA_BATCH / (int64_t)sizeof(real) : end - begin;
+    int64_t stop = begin + to_line(p + begin);
+    for (int64_t i = begin; i < end; i = stop, stop = end - i < block ? end : i + block) {
+        if (beyond_cache) {
             prefetch(p + i);
             prefetch(g + i);
-            prefetch(m + i);
-            prefetch(v + i);
-            adam_rule(k, p, g, m, v, vmax, i, i + block, coupled, amsgrad);
+            if (states & STATE0)
+                prefetch(state0 + i);
+            if (states & STATE1)
+                prefetch(state1 + i);
         }
-    adam_rule(k, p, g, m, v, vmax, i, end, coupled, amsgrad);
+        loop(one, flags, states, k, p, g, state0, state1, state2, average, i, stop);
+    }
 }
 
-void FA_EXPORT(adam)(const fa_array *array, int64_t begin, int64_t end)
-{
-    if (array->scalars->coupled && array->scalars->amsgrad)
-        adam_array(array, begin, end, 1, 1);
-    else if (array->scalars->coupled)
-        adam_array(array, begin, end, 1, 0);
-    else if (array->scalars->amsgrad)
-        adam_array(array, begin, end, 0, 1);
-    else
-        adam_array(array, begin, end, 0, 0);
-}
+/* A rule's kernel takes the variant that a step asks for; those that it does not have
+   are dead code. */
+#define VARIANT(rule, RULE, n) \
+    case n: \
+        if ((n & ~(RULE##_FLAGS)) == 0) \
+            walk(rule, n, RULE##_STATES(n), array, begin, end); \
+        break;
+#define KERNEL(rule, RULE) \
+    static void FA_EXPORT(rule)(const fa_array *array, int64_t begin, int64_t end) \
+    { \
+        switch (array->scalars->flags) { \
+            VARIANT(rule, RULE, 0) VARIANT(rule, RULE, 1) VARIANT(rule, RULE, 2) \
+            VARIANT(rule, RULE, 3) VARIANT(rule, RULE, 4) VARIANT(rule, RULE, 5) \
+            VARIANT(rule, RULE, 6) VARIANT(rule, RULE, 7) VARIANT(rule, RULE, 8) \
+            VARIANT(rule, RULE, 9) VARIANT(rule, RULE, 10) VARIANT(rule, RULE, 11) \
+            VARIANT(rule, RULE, 12) VARIANT(rule, RULE, 13) VARIANT(rule, RULE, 14) \
+            VARIANT(rule, RULE, 15) \
+        } \
+    }
+FA_RULES(KERNEL)
 
 /* The same loads and stores with one addition each: what the memory and the
    load and store units allow. Benchmarks hold the rule against it. */
-void FA_EXPORT(streams)(const fa_array *array, int64_t begin, int64_t end)
+static void FA_EXPORT(streams)(const fa_array *array, int64_t begin, int64_t end)
 {
     real *restrict p = array->param;
     const real *restrict g = array->grad;
-    real *restrict m = array->state[FA_EXP_AVG];
-    real *restrict v = array->state[FA_EXP_AVG_SQ];
+    real *restrict m = array->state[0];
+    real *restrict v = array->state[1];
 
     for (int64_t i = begin; i < end; i++) {
         const real x = g[i];
@@ -154,7 +167,7 @@ void FA_EXPORT(streams)(const fa_array *array, int64_t begin, int64_t end)
 
 /* The sum of squares of the numbers times `scale`. Sixteen interleaved sums fill
    the widest vectors and are the same for all. */
-double FA_EXPORT(sum_squares)(const void *numbers, int64_t n, double scale)
+static double FA_EXPORT(sum_squares)(const void *numbers, int64_t n, double scale)
 {
     const real *x = numbers;
     double sums[16] = {0};
@@ -173,3 +186,7 @@ double FA_EXPORT(sum_squares)(const void *numbers, int64_t n, double scale)
             sums[k] = sums[k] + sums[k + width];
     return sums[0];
 }
+
+#define ENTRY(rule, RULE) FA_EXPORT(rule),
+const fa_kernels FA_EXPORT(kernels) = {
+    {FA_RULES(ENTRY)}, FA_EXPORT(streams), FA_EXPORT(sum_squares)};

@@ -59,8 +59,7 @@ static int64_t border(int64_t elements, int64_t size)
     return elements <= 0 ? 0 : elements - elements % FA_BLOCK;
 }
 
-static void part(const fa_isa *isa, const fa_batch *batch, fa_piece *piece, int64_t first,
-                 int64_t last)
+static void part(const fa_batch *batch, fa_piece *piece, int64_t first, int64_t last)
 {
     int64_t offset = 0;
     for (int64_t i = 0; i < batch->n && offset < last; i++) {
@@ -70,26 +69,26 @@ static void part(const fa_isa *isa, const fa_batch *batch, fa_piece *piece, int6
         const int64_t begin = border(first - offset, array->size);
         const int64_t end = border(last - offset, array->size);
         if (begin < end)
-            piece(isa, array, begin, end);
+            piece(batch, array, begin, end);
         offset += array->size;
     }
 }
 
-void fa_share(const fa_isa *isa, const fa_batch *batch, int threads, fa_piece *piece)
+void fa_share(const fa_batch *batch, fa_piece *piece)
 {
     int64_t total = 0;
     for (int64_t i = 0; i < batch->n; i++)
         if (batch->arrays[i].grad)
             total += batch->arrays[i].size;
     int64_t parts = total / FA_ELEMENTS_A_THREAD;
-    parts = parts < threads ? parts : threads;
+    parts = parts < batch->threads ? parts : batch->threads;
     if (parts <= 1) {
-        part(isa, batch, piece, 0, total);
+        part(batch, piece, 0, total);
         return;
     }
 #ifdef _OPENMP
 #pragma omp parallel for num_threads((int)parts) schedule(static, 1)
 #endif
     for (int64_t i = 0; i < parts; i++)
-        part(isa, batch, piece, total / parts * i, i + 1 < parts ? total / parts * (i + 1) : total);
+        part(batch, piece, total / parts * i, i + 1 < parts ? total / parts * (i + 1) : total);
 }

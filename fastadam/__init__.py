@@ -1,17 +1,20 @@
 """The Adam optimizer for NumPy arrays: in place, exact to the bit, at the machine's limit."""
 
+from fastadam import family, schedules
 from fastadam._config import show_config
+from fastadam._rows import RowGrad
 from fastadam._threads import get_num_threads, set_num_threads
 from fastadam._version import __version__
+from fastadam.family import *  # noqa: F403 - a new member is exported by its own file
 from fastadam.functional import adam_step
-from fastadam.optimizer import Adam, AdamW
 
 __all__ = [
-    "Adam",
-    "AdamW",
+    *family.__all__,
+    "RowGrad",
     "__version__",
     "adam_step",
     "get_num_threads",
+    "schedules",
     "set_num_threads",
     "show_config",
 ]

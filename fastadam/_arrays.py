@@ -7,6 +7,7 @@ user has is copied into a plain stand-in and, if it is written, back.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -14,7 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
-from fastadam import _hyper, _tree
+from fastadam import _hyper, _rows, _tree
+from fastadam._rows import Rows, SumRows
+from fastadam._rules import Rule
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -23,13 +26,15 @@ SUPPORTED = "float32, float64, complex64 or complex128"
 
 
 REENTERED = "a function that a step called, such as a schedule, must not use its optimizer"
+PAUSED = "within use_averaged_params the optimizer must not be used"
 
 
 class Slot(NamedTuple):
-    """One array as a backend sees it; `param` and `state` are plain."""
+    """One array as a backend sees it; its arrays are plain."""
 
     param: Array
-    state: tuple[Array, ...]
+    state: tuple[Array | None, ...]  # as the rule's states; None for those nobody asked for
+    average: Array | None  # of the parameter over steps
     group: int
     copies: tuple[tuple[Array, Array], ...]  # (user's array, plain stand-in) where they differ
 
@@ -38,8 +43,10 @@ class Counts(NamedTuple):
     """Finished steps of each array and of all, and skipped ones."""
 
     steps: list[int]
+    mu_products: list[float]  # of each array; NAdam's
     finished: int = 0
     skipped: int = 0
+    grad_norm: float = math.nan  # of the last step
 
 
 class Arrays:
@@ -47,6 +54,7 @@ class Arrays:
 
     Parameters
     ----------
+    rule : Rule
     spec : nesting of lists and dicts
         Where each array's gradient is found.
     names : (str, str)
@@ -62,6 +70,7 @@ class Arrays:
 
     def __init__(
         self,
+        rule: Rule,
         spec: _tree.Spec,
         names: tuple[str, str],
         suffixes: Sequence[str],
@@ -69,7 +78,9 @@ class Arrays:
         slots: Sequence[Slot],
         written: Iterable[Array],
         n_groups: int = 1,
+        ema_decay: float | None = None,
     ) -> None:
+        self.rule = rule
         self.spec = spec
         self.names = names
         self.suffixes = suffixes
@@ -81,9 +92,16 @@ class Arrays:
             members[slot.group].append(i)
         self.traits = [
             _hyper.Traits(
+                options=rule.options,
                 float32=any(slots[i].param.real.dtype == np.float32 for i in group),
-                max_exp_avg_sq=all(len(slots[i].state) == 3 for i in group),
                 params=tuple(params[i] for i in group),
+                lacking=frozenset(
+                    rule.asked[name]
+                    for i in group
+                    for name, array in zip(rule.states, slots[i].state, strict=True)
+                    if array is None
+                ),
+                ema_decay=ema_decay or 0.0,
             )
             for group in members
         ]
@@ -94,7 +112,9 @@ class Arrays:
         """What messages call a gradient."""
         return self.names[1] + self.suffixes[i]
 
-    def plain_gradients(self, grads: Any) -> list[Array | None]:
+    def plain_gradients(
+        self, grads: Any, groups: Sequence[_hyper.Group], sum_rows: SumRows
+    ) -> list[Array | Rows | None]:
         """The gradients, in the order of the slots, checked and plain.
 
         Raises
@@ -106,10 +126,15 @@ class Arrays:
         for i, leaf in enumerate(leaves):
             if leaf is not None:
                 self._check_param(i)
-        checked = [
-            None if leaf is None else check_array(self.name(i), leaf, slot.param)
-            for i, (leaf, slot) in enumerate(zip(leaves, self.slots, strict=True))
-        ]
+        checked: list[Array | Rows | None] = []
+        for i, (leaf, slot) in enumerate(zip(leaves, self.slots, strict=True)):
+            if leaf is None:
+                checked.append(None)
+            elif isinstance(leaf, _rows.RowGrad) or _rows.is_sparse(leaf):
+                self._check_rows_alone(i, groups[slot.group])
+                checked.append(_rows.read(self.name(i), leaf, slot.param, sum_rows))
+            else:
+                checked.append(check_array(self.name(i), leaf, slot.param))
         return [None if grad is None else self._plain(i, grad) for i, grad in enumerate(checked)]
 
     def check_groups(self, groups: Sequence[_hyper.Group]) -> list[_hyper.Hyper]:
@@ -124,7 +149,23 @@ class Arrays:
             for group, traits in zip(groups, self.traits, strict=True)
         ]
 
-    def _plain(self, i: int, grad: Array) -> Array:
+    def _check_rows_alone(self, i: int, group: _hyper.Group) -> None:
+        """Check that a step of some rows leaves the others alone."""
+        if group["weight_decay"] != 0:
+            raise ValueError(
+                f"{self.name(i)}: a gradient of rows, but weight_decay is {group['weight_decay']}, "
+                "which would change the others; set it to 0 for this group"
+            )
+        if self.slots[i].average is not None:
+            raise ValueError(
+                f"{self.name(i)}: a gradient of rows, but ema_decay would change the average of "
+                "the others"
+            )
+
+    def _plain(self, i: int, grad: Array | Rows) -> Array | Rows:
+        if isinstance(grad, Rows):
+            values = grad.values
+            return grad._replace(values=values.copy()) if self.spans.touch(values) else grad
         like = self.slots[i].param
         if grad.flags.aligned and same_order(grad, like) and not self.spans.touch(grad):
             return grad
@@ -235,7 +276,7 @@ def same_order(a: Array, b: Array) -> bool:
     )
 
 
-def slot(row: Sequence[Array], group: int) -> Slot:
+def slot(rule: Rule, row: Sequence[Array], group: int) -> Slot:
     """A slot of users' arrays: a parameter and its state, if that is the user's, too."""
     like = row[0].view(np.ndarray) if is_plain(row[0]) else np.empty_like(row[0], subok=False)
     plain, copies = [], []
@@ -245,7 +286,8 @@ def slot(row: Sequence[Array], group: int) -> Slot:
         else:
             plain.append(np.empty_like(like))
             copies.append((array, plain[-1]))
-    return Slot(plain[0], tuple(plain[1:]), group, tuple(copies))
+    missing = (None,) * (1 + len(rule.states) - len(plain))
+    return Slot(plain[0], (*plain[1:], *missing), None, group, tuple(copies))
 
 
 def zeros_like(array: Array, number: int) -> Array:

@@ -1,6 +1,9 @@
 # adam_step on plain arrays; a part of _native.pyx. All else goes the way through Arrays
 # (functional.py), which mends or refuses it.
 
+STRICT = _hyper.Traits(ADAM.options, float32=True, params=())  # what suits these suits all
+
+cdef int RULE = rule_number(ADAM.name)
 cdef enum:
     COLUMNS = 1 + FA_STATES  # parameters and their state
 
@@ -33,7 +36,6 @@ cdef class Direct:
     cdef bint step(self, tuple columns, grads, steps, tuple options, loss_scale) except -1:
         cdef Py_ssize_t i
         cdef int64_t elements = 0
-        cdef int threads
         self.reserve(len(grads))
         # Only the first can run other people's code, so it comes before the addresses.
         if not (
@@ -44,13 +46,15 @@ cdef class Direct:
             return False
         for i in range(self.batch.n):
             elements += self.arrays[i].size
+        self.batch.isa = isa
         if elements < KEEP_GIL_BELOW:
-            fa_step(isa, &self.batch, 1)
+            self.batch.threads = 1
+            fa_step(&self.batch)
         else:
-            threads = fa_get_num_threads()
+            self.batch.threads = fa_get_num_threads()
             held = tuple(grads), *[tuple(column) for column in columns]  # lists can be changed
             with nogil:
-                fa_step(isa, &self.batch, threads)
+                fa_step(&self.batch)
         return True
 
     cdef int reserve(self, Py_ssize_t n) except -1:
@@ -65,6 +69,7 @@ cdef class Direct:
         memset(self.arrays, 0, n * sizeof(fa_array))
         self.batch.arrays = self.arrays
         self.batch.groups = &self.hyper
+        self.batch.rule = RULE
         self.batch.n = n
         return 0
 
@@ -74,7 +79,7 @@ cdef class Direct:
         try:
             self.hyper.loss_scale = 1.0
             if type(loss_scale) is not float or <double>loss_scale != 1.0:
-                self.hyper.loss_scale = _hyper.check_loss_scale(loss_scale, (_hyper.STRICT,))
+                self.hyper.loss_scale = _hyper.check_loss_scale(loss_scale, (STRICT,))
             if self.options is not None:
                 for i in range(len(options)):
                     if options[i] is not self.options[i]:
@@ -82,7 +87,7 @@ cdef class Direct:
                 else:
                     return True
             self.options = None
-            hyper = _hyper.check_group(dict(zip(_hyper.KEYS, options)), _hyper.STRICT)
+            hyper = _hyper.check_group(dict(zip(ADAM.options, options)), STRICT)
         except Exception:
             return False
         if callable(hyper.lr):
@@ -133,7 +138,7 @@ cdef class Direct:
             taken = &self.arrays[i]
             if taken.grad != NULL and touches(
                 self.written, self.n_written, <uintptr_t>taken.grad,
-                taken.size * REAL_SIZE[taken.dtype], &self.places[i],
+                taken.size * fa_real_size(taken.dtype), &self.places[i],
             ):
                 return False
         return True
@@ -141,7 +146,7 @@ cdef class Direct:
     cdef inline void *note_written(self, void *data, const fa_array *taken, Py_ssize_t *count) noexcept:
         cdef Interval *interval = &self.unsorted[count[0]]
         cdef uintptr_t start = <uintptr_t>data
-        cdef uintptr_t end = start + taken.size * REAL_SIZE[taken.dtype]
+        cdef uintptr_t end = start + taken.size * fa_real_size(taken.dtype)
         if start != end:
             if interval.start != start or interval.end != end:
                 interval.start, interval.end = start, end
@@ -184,7 +189,7 @@ def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
     """Step plain arrays at once; False, and nothing is done, if anything is unusual.
 
     `columns` are the parameters and each kind of state, arrays or sequences of arrays, and
-    `options` the values of _hyper.KEYS.
+    `options` the values of ADAM.options.
     """
     global spare
     cdef Direct direct
@@ -218,18 +223,3 @@ cdef inline bint is_writable_array(PyObject *item) noexcept:
         type(<object>item) is cnp.ndarray
         and cnp.PyArray_FLAGS(<cnp.ndarray>item) & cnp.NPY_ARRAY_WRITEABLE
     )
-
-
-cdef inline int real_dtype(cnp.ndarray array) noexcept:
-    """The dtype of the array's real numbers, or -1."""
-    cdef int number = cnp.PyArray_TYPE(array)
-    if not cnp.PyArray_ISNOTSWAPPED(array):
-        return -1
-    if number == cnp.NPY_FLOAT32 or number == cnp.NPY_COMPLEX64:
-        return FA_FLOAT32
-    return FA_FLOAT64 if number == cnp.NPY_FLOAT64 or number == cnp.NPY_COMPLEX128 else -1
-
-
-cdef inline int reals(cnp.ndarray array) noexcept:
-    """How many real numbers an element is."""
-    return 2 if cnp.PyArray_ISCOMPLEX(array) else 1

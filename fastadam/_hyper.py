@@ -15,26 +15,28 @@ import numpy as np
 Schedule: TypeAlias = Callable[[int], float]
 Group: TypeAlias = dict[str, Any]
 
-#: What a param group holds besides its "params".
-FLAGS = ("amsgrad", "maximize", "decoupled_weight_decay", "epsilon_hat")
-KEYS = ("lr", "betas", "eps", "weight_decay", *FLAGS)
-
-
 FLOAT32_MAX, FLOAT64_MAX = (float(np.finfo(dtype).max) for dtype in (np.float32, np.float64))
 
 
 class Hyper(NamedTuple):
-    """One group's hyper-parameters, checked."""
+    """One group's hyper-parameters, checked; a rule uses some of them."""
 
     lr: float | Schedule
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    amsgrad: bool
-    maximize: bool
-    decoupled: bool
-    epsilon_hat: bool
+    beta1: float = 0.0
+    beta2: float = 0.0
+    eps: float = 0.0
+    weight_decay: float = 0.0
+    alpha: float = 0.0
+    momentum: float = 0.0
+    dampening: float = 0.0
+    momentum_decay: float = 0.0
+    ema_decay: float = 0.0
+    amsgrad: bool = False
+    maximize: bool = False
+    decoupled: bool = False
+    epsilon_hat: bool = False
+    nesterov: bool = False
+    centered: bool = False
 
 
 class Clip(NamedTuple):
@@ -48,12 +50,12 @@ class Clip(NamedTuple):
 class Traits(NamedTuple):
     """What a group's arrays ask of its hyper-parameters."""
 
+    options: tuple[str, ...]  # the hyper-parameters that there are
     float32: bool  # some are float32 or complex64, to which numbers will be rounded
-    max_exp_avg_sq: bool  # there is state for amsgrad
     params: tuple[Any, ...]  # the arrays themselves
-
-
-STRICT = Traits(float32=True, max_exp_avg_sq=True, params=())  # what suits these suits all
+    #: For options that need an array of state which was not made, what to call that.
+    lacking: frozenset[str] = frozenset()
+    ema_decay: float = 0.0
 
 
 def check_group(group: Group, traits: Traits) -> Hyper:
@@ -62,24 +64,15 @@ def check_group(group: Group, traits: Traits) -> Hyper:
     Plain numbers cannot change behind a group's back, so the compiled backend
     need not look at them again until one is replaced.
     """
-    missing = [key for key in KEYS if key not in group]
+    missing = [key for key in traits.options if key not in group]
     if missing:
         raise KeyError(f"a param group lacks {missing[0]!r}")
-    lr = group["lr"] if callable(group["lr"]) else check_lr(group["lr"], traits)
-    try:
-        beta1, beta2 = group["betas"]
-    except (TypeError, ValueError):
-        raise ValueError(f"betas must be two numbers, found {group['betas']!r}") from None
-    beta1, beta2 = _beta(0, beta1, traits), _beta(1, beta2, traits)
-    eps = _real("eps", group["eps"])
-    if not 0.0 <= eps < _largest(traits):
-        raise ValueError(f"Invalid epsilon value: {eps}")
-    weight_decay = _real("weight_decay", group["weight_decay"])
-    if not 0.0 <= weight_decay < _largest(traits):
-        raise ValueError(f"Invalid weight_decay value: {weight_decay}")
-    flags = {key: _flag(key, group[key]) for key in FLAGS}
-    if flags["amsgrad"] and not traits.max_exp_avg_sq:
-        raise ValueError("amsgrad was switched on after the optimizer was made without it")
+    values = {key: _CHECKS[key](key, group[key], traits) for key in traits.options}
+    for key in traits.lacking:
+        if values[key]:
+            raise ValueError(f"{key} was switched on after the optimizer was made without it")
+    if values.get("nesterov") and (values["momentum"] == 0 or values["dampening"] != 0):
+        raise ValueError("Nesterov momentum requires a momentum and zero dampening")
     params = group.get("params", ())
     if len(params) != len(traits.params) or any(
         p is not q for p, q in zip(params, traits.params, strict=True)
@@ -88,15 +81,14 @@ def check_group(group: Group, traits: Traits) -> Hyper:
             "a param group's 'params' were replaced or groups were reordered; "
             "use add_param_group, or make a new optimizer"
         )
-    group.update(
-        params=traits.params,
-        lr=lr,
-        betas=(beta1, beta2),
-        eps=eps,
-        weight_decay=weight_decay,
-        **flags,
-    )
-    return Hyper(lr, beta1, beta2, eps, weight_decay, *flags.values())
+    if traits.float32 and np.float32(traits.ema_decay) == 1:
+        raise ValueError(f"Invalid ema_decay value: {traits.ema_decay} is 1 in float32")
+    group.update(values, params=traits.params)
+    if "betas" in values:
+        values["beta1"], values["beta2"] = values.pop("betas")
+    if "decoupled_weight_decay" in values:
+        values["decoupled"] = values.pop("decoupled_weight_decay")
+    return Hyper(**values, ema_decay=traits.ema_decay)
 
 
 def are_fixed(values: Sequence[Any]) -> bool:
@@ -128,6 +120,16 @@ def lr_now(hyper: Hyper, finished: int, traits: Traits) -> float:
     return hyper.lr
 
 
+def check_ema_decay(value: Any) -> float | None:
+    """Check the decay of the parameters' moving average; None for no average."""
+    if value is None:
+        return None
+    decay = _real("ema_decay", value)
+    if not 0.0 <= decay < 1.0:
+        raise ValueError(f"Invalid ema_decay value: {decay}")
+    return decay
+
+
 def check_clip(max_grad_norm: Any, skip_nonfinite: Any) -> Clip:
     """Check the options of the gradients' norm."""
     skip = _flag("skip_nonfinite", skip_nonfinite)
@@ -148,6 +150,18 @@ def check_loss_scale(value: Any, traits: Sequence[Traits]) -> float:
     return scale
 
 
+def _lr(key: str, value: Any, traits: Traits) -> float | Schedule:
+    return value if callable(value) else check_lr(value, traits)
+
+
+def _betas(key: str, value: Any, traits: Traits) -> tuple[float, float]:
+    try:
+        beta1, beta2 = value
+    except (TypeError, ValueError):
+        raise ValueError(f"betas must be two numbers, found {value!r}") from None
+    return _beta(0, beta1, traits), _beta(1, beta2, traits)
+
+
 def _beta(index: int, value: Any, traits: Traits) -> float:
     beta = _real(f"betas[{index}]", value)
     if not 0.0 <= beta < 1.0:
@@ -155,6 +169,14 @@ def _beta(index: int, value: Any, traits: Traits) -> float:
     if traits.float32 and np.float32(beta) == 1:
         raise ValueError(f"Invalid beta parameter at index {index}: {beta} is 1 in float32")
     return beta
+
+
+def _number(key: str, value: Any, traits: Traits) -> float:
+    """Not negative, as in torch.optim, and not infinite."""
+    number = _real(key, value)
+    if not 0.0 <= number < _largest(traits):
+        raise ValueError(f"Invalid {'epsilon' if key == 'eps' else key} value: {number}")
+    return number
 
 
 def _largest(traits: Traits | None) -> float:
@@ -183,7 +205,20 @@ def _to_float(value: Any) -> float:
         return math.inf
 
 
-def _flag(name: str, value: Any) -> bool:
+def _flag(key: str, value: Any, traits: Traits | None = None) -> bool:
     if value is not True and value is not False and not isinstance(value, np.bool_):
-        raise TypeError(f"{name} must be True or False, found {value!r}")
+        raise TypeError(f"{key} must be True or False, found {value!r}")
     return bool(value)
+
+
+_CHECKS: dict[str, Callable[[str, Any, Traits], Any]] = {
+    "lr": _lr,
+    "betas": _betas,
+    **dict.fromkeys(
+        ("eps", "weight_decay", "alpha", "momentum", "dampening", "momentum_decay"), _number
+    ),
+    **dict.fromkeys(
+        ("amsgrad", "maximize", "decoupled_weight_decay", "epsilon_hat", "nesterov", "centered"),
+        _flag,
+    ),
+}

@@ -6,7 +6,6 @@ nanoseconds each; all others take the way through `Arrays.plain_gradients`,
 which copies or refuses them.
 """
 
-from libc.math cimport NAN
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcpy, memset
@@ -23,29 +22,41 @@ cimport numpy as cnp
 import os
 from time import sleep
 
+import numpy as np
+
 from fastadam import _fork, _hyper
-from fastadam._arrays import REENTERED
+from fastadam._arrays import PAUSED, REENTERED
+from fastadam._rows import Rows
+from fastadam._rules import ADAM
 
 cnp.import_array()
 
 cdef extern from "fastadam.h":
-    enum: FA_FLOAT32, FA_FLOAT64, FA_STATES
+    enum: FA_FLOAT32, FA_FLOAT64, FA_STATES, FA_N_RULES
+    const char *const fa_rule_names[]
     ctypedef struct fa_hyper:
-        double lr, beta1, beta2, eps, weight_decay, loss_scale
-        int amsgrad, maximize, decoupled, epsilon_hat
+        double lr, beta1, beta2, eps, weight_decay, alpha, momentum, dampening, momentum_decay
+        double ema_decay, loss_scale
+        int amsgrad, maximize, decoupled, epsilon_hat, nesterov, centered
     ctypedef struct fa_scalars:
         pass
     ctypedef struct fa_array:
         void *param
         const void *grad
         void *state[FA_STATES]
-        int64_t size, step
+        void *average
+        int64_t size
+        const int64_t *rows
+        int64_t width, step
+        double mu_product
         int group, dtype
     ctypedef struct fa_isa:
         const char *name
         int (*cpu_has)() nogil
     const fa_isa fa_isas[]
     ctypedef struct fa_batch:
+        const fa_isa *isa
+        int rule, threads
         const fa_hyper *groups
         fa_array *arrays
         int64_t n
@@ -55,8 +66,11 @@ cdef extern from "fastadam.h":
         double *sums
         double grad_norm
     int64_t fa_blocks(int64_t size)
-    int fa_step(const fa_isa *isa, fa_batch *batch, int threads) nogil
-    void fa_streams(const fa_isa *isa, const fa_batch *batch, int threads) nogil
+    int64_t fa_real_size(int dtype)
+    int fa_step(fa_batch *batch) nogil
+    void fa_streams(const fa_batch *batch) nogil
+    void fa_sum_rows(int dtype, void *sums, const void *values, int64_t width,
+                     const int64_t *order, const int64_t *starts, int64_t n) nogil
     int fa_get_num_threads()
     void fa_set_num_threads(int n)
     const char *fa_threading
@@ -113,6 +127,29 @@ def set_num_threads(int n):
     fa_set_num_threads(n)
 
 
+def sum_rows(cnp.ndarray values, cnp.ndarray order, cnp.ndarray starts):
+    """Sums of equal rows of plain values; see _rows.SumRows."""
+    cdef int64_t n = len(starts) - 1
+    cdef cnp.ndarray sums = np.empty((n, values.shape[1]), values.dtype)
+    cdef int64_t width = values.shape[1] * reals(values)
+    cdef int dtype = real_dtype(values)
+    cdef void *to = cnp.PyArray_DATA(sums)
+    cdef const void *source = cnp.PyArray_DATA(values)
+    cdef const int64_t *c_order = <const int64_t *>cnp.PyArray_DATA(order)
+    cdef const int64_t *c_starts = <const int64_t *>cnp.PyArray_DATA(starts)
+    with nogil:
+        fa_sum_rows(dtype, to, source, width, c_order, c_starts, n)
+    return sums
+
+
+cdef int rule_number(str name) except -1:
+    cdef int i
+    for i in range(FA_N_RULES):
+        if fa_rule_names[i].decode() == name:
+            return i
+    raise ValueError(f"no rule {name}")
+
+
 include "_lock.pxi"
 include "_plain.pxi"
 
@@ -125,15 +162,18 @@ cdef struct Slot:
     Layout layout  # of the plain array in whose order gradients must come
     PyObject *grad  # owned during a step, so that nobody can free it
     Py_ssize_t place  # see `touches`
+    int64_t size  # of the whole array, in real numbers
 
 
 @cython.final
 cdef class Batch:
     """The arrays of an optimizer with their step counts; the twin of _numpy.Batch."""
 
-    cdef object arrays, spec
+    cdef readonly object arrays
+    cdef object spec
     cdef Lock lock
-    cdef bint stepping, retired
+    cdef bint retired
+    cdef str busy  # why it cannot be used now, or None
     cdef bint keeps_gil
     cdef bint has_plain_keys  # whose comparison runs no user's code while pointers are taken
     cdef list copies  # (index, user's array, plain array)
@@ -184,21 +224,27 @@ cdef class Batch:
             self.slots[i].layout.shape = copy_of(self.slots[i].layout.shape, ndim, &lengths)
             self.slots[i].layout.strides = copy_of(self.slots[i].layout.strides, ndim, &lengths)
             self.c_arrays[i].param = cnp.PyArray_DATA(slot.param)
+            if slot.average is not None:
+                self.c_arrays[i].average = cnp.PyArray_DATA(slot.average)
             for k, state in enumerate(slot.state):
-                self.c_arrays[i].state[k] = cnp.PyArray_DATA(state)
-            self.c_arrays[i].size = slot.param.size * reals(slot.param)
+                if state is not None:
+                    self.c_arrays[i].state[k] = cnp.PyArray_DATA(state)
+            self.slots[i].size = slot.param.size * reals(slot.param)
+            self.c_arrays[i].size = self.slots[i].size
             self.c_arrays[i].dtype = real_dtype(slot.param)
             self.c_arrays[i].group = slot.group
             self.c_arrays[i].step = counts.steps[i]
+            self.c_arrays[i].mu_product = counts.mu_products[i]
             elements += self.c_arrays[i].size
             blocks += fa_blocks(self.c_arrays[i].size)
             self.copies += [(i, user_array, plain) for user_array, plain in slot.copies]
 
         self.keeps_gil = elements < KEEP_GIL_BELOW
+        self.batch.rule = rule_number(arrays.rule.name)
         self.batch.arrays = self.c_arrays
         self.batch.groups = self.c_groups
         self.batch.n = self.n
-        self.batch.grad_norm = NAN
+        self.batch.grad_norm = counts.grad_norm
         self.batch.scratch = <fa_scalars *>allocate(self.n, sizeof(fa_scalars))
         self.batch.measure_norm = clip.measures
         self.batch.max_grad_norm = clip.max_grad_norm
@@ -221,16 +267,22 @@ cdef class Batch:
 
     def streams(self, grads):
         """Only move the memory of a step, with one addition a store: a yardstick."""
-        cdef int threads = fa_get_num_threads()
-        self.take_all(grads)
+        self.batch.isa = isa
+        self.batch.threads = fa_get_num_threads()
+        self.take_all(grads, [{"weight_decay": 0}] * self.n_groups)
         with nogil:
-            fa_streams(isa, &self.batch, threads)
+            fa_streams(&self.batch)
         self.release()
 
     @property
     def steps(self):
         """The number of finished steps of each array."""
         return [self.c_arrays[i].step for i in range(self.n)]
+
+    @property
+    def mu_products(self):
+        """NAdam's products of momenta."""
+        return [self.c_arrays[i].mu_product for i in range(self.n)]
 
     def step(self, grads, groups, loss_scale):
         """One step of every array that has a gradient; all checks come first.
@@ -241,17 +293,16 @@ cdef class Batch:
         try:
             if self.retired:
                 return False
-            if self.stepping:
-                raise RuntimeError(REENTERED)
-            self.stepping = True
+            self.check_whole()
+            self.busy = REENTERED
             try:
                 # Schedules may do anything, so gradients become pointers only after them.
                 self.load_groups(groups, loss_scale)
-                self.take_all(grads)
+                self.take_all(grads, groups)
                 self.run()
             finally:
                 self.release()
-                self.stepping = False
+                self.busy = None
             return True
         finally:
             self.lock.release()
@@ -261,34 +312,45 @@ cdef class Batch:
         self.check_whole()
         self.retired = True
 
-    def check_whole(self):
-        """Raise if this is called from within a step."""
-        if self.stepping:
-            raise RuntimeError(REENTERED)
+    cpdef check_whole(self):
+        """Raise if this is called from within a step, or while paused."""
+        if self.busy is not None:
+            raise RuntimeError(self.busy)
 
-    cdef int take_all(self, grads) except -1:
+    def pause(self):
+        """Refuse to be used until `resume`."""
+        self.check_whole()
+        self.busy = PAUSED
+
+    def resume(self):
+        self.busy = None
+
+    cdef int take_all(self, grads, groups) except -1:
         cdef Py_ssize_t i
         if self.has_plain_keys and self.take(self.spec, grads):
             return 0
         self.release()
-        for i, grad in enumerate(self.arrays.plain_gradients(grads)):
-            if not self.take_leaf(i, grad):
+        for i, grad in enumerate(self.arrays.plain_gradients(grads, groups, sum_rows)):
+            taken = self.take_rows(i, grad) if type(grad) is Rows else self.take_leaf(i, grad)
+            if not taken:
                 raise RuntimeError(f"{self.arrays.name(i)} changed while it was checked")
         return 0
 
     cdef int run(self) except -1:
         """What follows cannot fail, nor be interrupted by a signal handler."""
         cdef Py_ssize_t i
-        cdef int stepped, threads
+        cdef int stepped
         for i, user, plain in self.copies:
             if self.slots[i].grad != NULL:
                 PyArray_CopyInto(plain, user)
+        self.batch.isa = isa
         if self.keeps_gil:
-            stepped = fa_step(isa, &self.batch, 1)
+            self.batch.threads = 1
+            stepped = fa_step(&self.batch)
         else:
-            threads = fa_get_num_threads()
+            self.batch.threads = fa_get_num_threads()
             with nogil:
-                stepped = fa_step(isa, &self.batch, threads)
+                stepped = fa_step(&self.batch)
         for i, user, plain in self.copies:
             if self.slots[i].grad != NULL:
                 PyArray_CopyInto(user, plain)
@@ -329,19 +391,11 @@ cdef class Batch:
         if type(grad) is not cnp.ndarray:
             return False
         cdef cnp.ndarray g = <cnp.ndarray>grad
-        cdef cnp.ndarray user = <cnp.ndarray>slot.user
-        if not is_walked_as(g, &slot.layout):
-            return False
-        if (
-            cnp.PyArray_BYTES(user) != slot.data
-            or not cnp.PyArray_FLAGS(user) & cnp.NPY_ARRAY_WRITEABLE
-            or not has_form(user, &slot.layout)
-            or not equal(cnp.PyArray_STRIDES(user), slot.strides, slot.layout.ndim)
-        ):
+        if not is_walked_as(g, &slot.layout) or not is_as_made(slot):
             return False
         if touches(
             self.written, self.n_written, <uintptr_t>cnp.PyArray_DATA(g),
-            array.size * REAL_SIZE[array.dtype], &slot.place,
+            array.size * fa_real_size(array.dtype), &slot.place,
         ):
             return False
         Py_INCREF(g)
@@ -349,10 +403,26 @@ cdef class Batch:
         array.grad = cnp.PyArray_DATA(g)
         return True
 
+    cdef bint take_rows(self, Py_ssize_t i, rows):
+        """Take what _rows.read made."""
+        cdef fa_array *array = &self.c_arrays[i]
+        cdef cnp.ndarray numbers = rows.rows, values = rows.values
+        if not is_as_made(&self.slots[i]):
+            return False
+        array.rows = <const int64_t *>cnp.PyArray_DATA(numbers)
+        array.width = values.shape[1] * reals(values)
+        array.size = values.shape[0] * array.width
+        Py_INCREF(rows)
+        self.slots[i].grad = <PyObject *>rows
+        array.grad = cnp.PyArray_DATA(values)
+        return True
+
     cdef void release(self) noexcept:
         cdef Py_ssize_t i
         for i in range(self.n):
             self.c_arrays[i].grad = NULL
+            self.c_arrays[i].rows = NULL
+            self.c_arrays[i].size = self.slots[i].size
             Py_CLEAR(self.slots[i].grad)
 
     cdef int load_groups(self, groups, loss_scale) except -1:
@@ -400,16 +470,34 @@ def plain_keys(spec):
     return type(spec) is int or all(map(plain_keys, spec))
 
 
-cdef int fill(fa_hyper *c_group, hyper) except -1:
-    c_group.lr = 0.0 if callable(hyper.lr) else hyper.lr
-    c_group.beta1 = hyper.beta1
-    c_group.beta2 = hyper.beta2
-    c_group.eps = hyper.eps
-    c_group.weight_decay = hyper.weight_decay
-    c_group.amsgrad = hyper.amsgrad
-    c_group.maximize = hyper.maximize
-    c_group.decoupled = hyper.decoupled
-    c_group.epsilon_hat = hyper.epsilon_hat
+cdef bint is_as_made(const Slot *slot) noexcept:
+    """Whether the user's parameter lies and looks as it did when the batch was made."""
+    cdef cnp.ndarray user = <cnp.ndarray>slot.user
+    return (
+        cnp.PyArray_BYTES(user) == slot.data
+        and cnp.PyArray_FLAGS(user) & cnp.NPY_ARRAY_WRITEABLE
+        and has_form(user, &slot.layout)
+        and equal(cnp.PyArray_STRIDES(user), slot.strides, slot.layout.ndim)
+    )
+
+
+cdef int fill(fa_hyper *to, hyper) except -1:
+    to.lr = 0.0 if callable(hyper.lr) else hyper.lr
+    to.beta1 = hyper.beta1
+    to.beta2 = hyper.beta2
+    to.eps = hyper.eps
+    to.weight_decay = hyper.weight_decay
+    to.alpha = hyper.alpha
+    to.momentum = hyper.momentum
+    to.dampening = hyper.dampening
+    to.momentum_decay = hyper.momentum_decay
+    to.ema_decay = hyper.ema_decay
+    to.amsgrad = hyper.amsgrad
+    to.maximize = hyper.maximize
+    to.decoupled = hyper.decoupled
+    to.epsilon_hat = hyper.epsilon_hat
+    to.nesterov = hyper.nesterov
+    to.centered = hyper.centered
     return 0
 
 

@@ -1,11 +1,4 @@
-"""The rule in NumPy: the specification, and the stand-in without the extension.
-
-`adam` is csrc/kernel.c and `Scalars` csrc/scalars.c, line for line: the same
-names, the same operations in the same order, each rounded once to the dtype.
-Adam is Kingma & Ba, arXiv:1412.6980, algorithm 1; AMSGrad is Reddi, Kale &
-Kumar, arXiv:1904.09237, algorithm 2; decoupled decay is Loshchilov & Hutter,
-arXiv:1711.05101, algorithm 2.
-"""
+"""The backend without the extension: steps arrays with the rules of _rules.py, block by block."""
 
 from __future__ import annotations
 
@@ -19,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from fastadam import _fork, _hyper
-from fastadam._arrays import DTYPES, REENTERED, Array, Arrays, Counts
+from fastadam._arrays import DTYPES, PAUSED, REENTERED, Array, Arrays, Counts
+from fastadam._rows import Rows
+from fastadam._rules import Scalars, step_block
 
 Lock = threading.RLock
 _batches: weakref.WeakSet[Batch] = weakref.WeakSet()
@@ -44,68 +39,6 @@ BLOCK = 65536
 NORM_BLOCK = 4096  # FA_BLOCK in csrc/fastadam.h: it decides the norm's last bits
 
 REAL = {dtype: np.zeros(0, dtype).real.dtype for dtype in DTYPES}
-SMALLEST_NORMAL = {dtype: np.finfo(dtype).smallest_normal for dtype in set(REAL.values())}
-
-
-class Scalars:
-    """The numbers of one step, computed in double and rounded once to the dtype."""
-
-    def __init__(
-        self, hyper: _hyper.Hyper, lr: float, factor: float, step: int, dtype: np.dtype[Any]
-    ) -> None:
-        real = dtype.type
-        self.b1, self.b2 = real(hyper.beta1), real(hyper.beta2)
-        self.c1, self.c2 = 1 - self.b1, 1 - self.b2
-        bc1 = 1 - float(self.b1) ** step
-        bc2 = 1 - float(self.b2) ** step
-        self.step_size = real(lr * math.sqrt(bc2) / bc1 if hyper.epsilon_hat else lr / bc1)
-        self.root = real(1 if hyper.epsilon_hat else 1 / math.sqrt(bc2))
-        self.eps = real(hyper.eps)
-        self.keep = real(1 - lr * hyper.weight_decay if hyper.decoupled else 1)
-        self.coupled = not hyper.decoupled and hyper.weight_decay != 0
-        self.weight_decay = real(hyper.weight_decay)
-        self.grad_factor = real(-factor if hyper.maximize else factor)
-        self.amsgrad = hyper.amsgrad
-        self.smallest_normal = SMALLEST_NORMAL[dtype]
-
-
-def adam(
-    k: Scalars, p: Array, grad: Array, m: Array, v: Array, vmax: Array | None, a: Array, b: Array
-) -> None:
-    """Step one block in place; `a` and `b` are scratch of its size.
-
-    Multiplying by one changes no bit, so it is left out.
-    """
-    g = grad
-    if k.grad_factor != 1:
-        g = np.multiply(grad, k.grad_factor, out=a)
-    if k.coupled:
-        np.multiply(k.weight_decay, p, out=b)
-        g = np.add(g, b, out=a)
-    np.multiply(k.b1, m, out=m)
-    np.multiply(k.c1, g, out=b)
-    np.add(m, b, out=m)
-    np.multiply(k.b2, v, out=v)
-    np.multiply(g, g, out=b)
-    np.multiply(k.c2, b, out=b)
-    np.add(v, b, out=v)
-    # The minimum is a cheap test that most blocks pass; a NaN fails it.
-    if not np.abs(m, out=b).min() >= k.smallest_normal:
-        m[b < k.smallest_normal] = 0
-    if not v.min() >= k.smallest_normal:
-        v[np.abs(v, out=b) < k.smallest_normal] = 0
-    s = v
-    if vmax is not None:
-        s = np.maximum(vmax, v, out=vmax)
-    denom = np.sqrt(s, out=b)
-    if k.root != 1:
-        np.multiply(denom, k.root, out=denom)
-    np.add(denom, k.eps, out=denom)
-    np.multiply(k.step_size, m, out=a)
-    np.divide(a, denom, out=a)
-    if k.keep != 1:
-        np.multiply(p, k.keep, out=p)
-    np.subtract(p, a, out=p)
 
 
 def flat(array: Array) -> Array:
@@ -152,25 +85,44 @@ def grad_norm(grads: Sequence[Array], loss_scale: float, wide: Array) -> float:
     return float(np.sqrt(squares)) / loss_scale
 
 
+def sum_rows(values: Array, order: Array, starts: Array) -> Array:
+    """Sums of equal rows; see _rows.SumRows. The twin of csrc/rows.c."""
+    first = starts[:-1]
+    sums: Array = values[order[first]]
+    more = np.ones(len(order), bool)
+    more[first] = False
+    np.add.at(sums, (np.cumsum(~more) - 1)[more], values[order[more]])
+    return sums
+
+
 class Batch:
     """The arrays of an optimizer with their step counts; the twin of _native.Batch."""
 
     def __init__(
         self, arrays: Arrays, counts: Counts, lock: threading.RLock, clip: _hyper.Clip
     ) -> None:
+        self.arrays = arrays
         self.steps = list(counts.steps)
+        self.mu_products = list(counts.mu_products)
         self.finished = counts.finished
         self.skipped = counts.skipped
-        self.grad_norm = math.nan
-        self._arrays = arrays
+        self.grad_norm = counts.grad_norm
         self._lock = lock
         self._clip = clip
-        self._stepping = self._retired = self._torn = False
+        self._retired = self._torn = False
+        self._busy: str | None = None  # why it cannot be used now
         _batches.add(self)
-        self._flat = [(flat(slot.param), *map(flat, slot.state)) for slot in arrays.slots]
+        self._flat = [
+            [
+                None if array is None else flat(array)
+                for array in (slot.param, slot.average, *slot.state)
+            ]
+            for slot in arrays.slots
+        ]
+        reals = [flat(slot.param) for slot in arrays.slots]
         self._scratch = {
-            dtype: np.empty((2, max(min(p.size, BLOCK) for p, *_ in self._flat)), dtype)
-            for dtype in {p.dtype for p, *_ in self._flat}
+            dtype: np.empty((3, max(min(real.size, BLOCK) for real in reals)), dtype)
+            for dtype in {real.dtype for real in reals}
         }
         self._wide = np.empty(NORM_BLOCK if clip.measures else 0)
 
@@ -183,21 +135,20 @@ class Batch:
             if self._retired:
                 return False
             self.check_whole()
-            self._stepping = True
+            self._busy = REENTERED
             try:
-                traits = self._arrays.traits
+                traits = self.arrays.traits
                 scale = _hyper.check_loss_scale(loss_scale, traits)
-                hypers = self._arrays.check_groups(groups)
+                hypers = self.arrays.check_groups(groups)
                 lrs = [
                     _hyper.lr_now(hyper, self.finished, trait)
                     for hyper, trait in zip(hypers, traits, strict=True)
                 ]
-                plain = self._arrays.plain_gradients(grads)
-                vectors = [None if grad is None else flat(grad) for grad in plain]
+                plain = self.arrays.plain_gradients(grads, groups, sum_rows)
                 with np.errstate(all="ignore"):
-                    self._run(vectors, hypers, lrs, scale)
+                    self._run(plain, hypers, lrs, scale)
             finally:
-                self._stepping = False
+                self._busy = None
             return True
 
     def retire(self) -> None:
@@ -206,22 +157,34 @@ class Batch:
         self._retired = True
 
     def check_whole(self) -> None:
-        """Raise if this is called from within a step."""
+        """Raise if this is called from within a step, or while paused."""
         if self._torn:
             raise RuntimeError(_fork.HELD)
-        if self._stepping:
-            raise RuntimeError(REENTERED)
+        if self._busy:
+            raise RuntimeError(self._busy)
+
+    def pause(self) -> None:
+        """Refuse to be used until `resume`."""
+        self.check_whole()
+        self._busy = PAUSED
+
+    def resume(self) -> None:
+        self._busy = None
 
     def _run(
         self,
-        grads: list[Array | None],
+        grads: list[Array | Rows | None],
         hypers: list[_hyper.Hyper],
         lrs: list[float],
         loss_scale: float,
     ) -> None:
+        vectors = [
+            None if grad is None else flat(grad.values if isinstance(grad, Rows) else grad)
+            for grad in grads
+        ]
         clip = 1.0
         if self._clip.measures:
-            given = [grad for grad in grads if grad is not None]
+            given = [vector for vector in vectors if vector is not None]
             self.grad_norm = grad_norm(given, loss_scale, self._wide)
             if self._clip.skip_nonfinite and not math.isfinite(self.grad_norm):
                 self.skipped += 1
@@ -230,29 +193,50 @@ class Batch:
                 clip = self._clip.max_grad_norm / (self.grad_norm + 1e-6)
             if clip > 1:
                 clip = 1.0
-        scalars: dict[tuple[int, int, np.dtype[Any]], Scalars] = {}
-        for i, (grad, slot) in enumerate(zip(grads, self._arrays.slots, strict=True)):
-            if grad is None:
+        scalars: dict[tuple[int, int, float, np.dtype[Any]], Scalars] = {}
+        for i, (vector, slot) in enumerate(zip(vectors, self.arrays.slots, strict=True)):
+            if vector is None:
                 continue
-            group, step, dtype = slot.group, self.steps[i] + 1, grad.dtype
-            if (group, step, dtype) not in scalars:
-                scalars[group, step, dtype] = Scalars(
-                    hypers[group], lrs[group], clip / loss_scale, step, dtype
-                )
-            self._step_array(i, grad, scalars[group, step, dtype])
+            group, step, mu_product = slot.group, self.steps[i] + 1, self.mu_products[i]
+            key = group, step, mu_product, vector.dtype
+            if key not in scalars:
+                scalars[key] = Scalars(
+                    self.arrays.rule, hypers[group], lrs[group], clip / loss_scale, step,
+                    mu_product, vector.dtype,
+                )  # fmt: skip
+            self._step_array(i, grads[i], vector, scalars[key])
             self.steps[i] = step
+            self.mu_products[i] = scalars[key].next_mu_product
         self.finished += 1
 
-    def _step_array(self, i: int, grad: Array, k: Scalars) -> None:
-        p, m, v, *rest = self._flat[i]
-        vmax = rest[0] if k.amsgrad else None
-        slot = self._arrays.slots[i]
-        for user, plain in slot.copies:
+    def _step_array(self, i: int, grad: Array | Rows | None, vector: Array, k: Scalars) -> None:
+        copies = self.arrays.slots[i].copies
+        for user, plain in copies:
             np.copyto(plain, user)
-        for start in range(0, p.size, BLOCK):
-            cut = slice(start, start + BLOCK)
-            block = p[cut]
-            a, b = self._scratch[p.dtype][:, : block.size]
-            adam(k, block, grad[cut], m[cut], v[cut], None if vmax is None else vmax[cut], a, b)
-        for user, plain in slot.copies:
+        if isinstance(grad, Rows):
+            self._step_rows(self._flat[i], grad.rows, vector, k)
+        else:
+            self._step_flat(self._flat[i], vector, k)
+        for user, plain in copies:
             np.copyto(user, plain)
+
+    def _step_rows(
+        self, arrays: list[Array | None], rows: Array, vector: Array, k: Scalars
+    ) -> None:
+        if not vector.size:
+            return
+        shape = (-1, vector.size // rows.size)
+        tables = [None if array is None else array.reshape(shape) for array in arrays]
+        parts = [None if table is None else table[rows].reshape(-1) for table in tables]
+        self._step_flat(parts, vector, k)
+        for table, part in zip(tables, parts, strict=True):
+            if table is not None and part is not None:
+                table[rows] = part.reshape(shape)
+
+    def _step_flat(self, arrays: list[Array | None], vector: Array, k: Scalars) -> None:
+        for start in range(0, vector.size, BLOCK):
+            cut = slice(start, start + BLOCK)
+            p, average, *state = (None if array is None else array[cut] for array in arrays)
+            assert p is not None
+            scratch = self._scratch[vector.dtype][:, : p.size]
+            step_block(self.arrays.rule, k, p, vector[cut], tuple(state), average, scratch)

@@ -4,8 +4,6 @@
 cdef enum:
     BOTH_ORDERS = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
 
-cdef size_t[2] REAL_SIZE = [sizeof(float), sizeof(double)]
-
 
 # Kept apart from the array that it describes: to look only at it saves a cache line or two.
 cdef struct Layout:
@@ -90,3 +88,18 @@ cdef bint touches(
             high = middle
     place[0] = low
     return low > 0 and written[low - 1].end > start
+
+
+cdef inline int real_dtype(cnp.ndarray array) noexcept:
+    """The dtype of the array's real numbers, or -1."""
+    cdef int number = cnp.PyArray_TYPE(array)
+    if not cnp.PyArray_ISNOTSWAPPED(array):
+        return -1
+    if number == cnp.NPY_FLOAT32 or number == cnp.NPY_COMPLEX64:
+        return FA_FLOAT32
+    return FA_FLOAT64 if number == cnp.NPY_FLOAT64 or number == cnp.NPY_COMPLEX128 else -1
+
+
+cdef inline int reals(cnp.ndarray array) noexcept:
+    """How many real numbers an element is."""
+    return 2 if cnp.PyArray_ISCOMPLEX(array) else 1

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from fastadam._arrays import Array, Counts, Slot, check_array, zeros_like
 from fastadam._hyper import Group
+from fastadam._rules import Rule
 
 COUNTS = ("finished_steps", "skipped_steps")
-NAMES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+AVERAGE = "averaged_param"  # the moving average's name in state dicts
 
 
 class Leaf(NamedTuple):
@@ -29,7 +30,11 @@ class Loaded(NamedTuple):
 
 
 def read_state(
-    state_dict: Any, leaves: Sequence[Leaf], slots: Sequence[Slot], groups: Sequence[Group]
+    rule: Rule,
+    state_dict: Any,
+    leaves: Sequence[Leaf],
+    slots: Sequence[Slot],
+    groups: Sequence[Group],
 ) -> Loaded:
     """Check a state dict against an optimizer's arrays and copy it."""
     _check_dict("a state dict", state_dict, ("state", "param_groups"))
@@ -48,16 +53,21 @@ def read_state(
         {**group, **{k: _plain(v) for k, v in new.items() if k not in ("params", *COUNTS)}}
         for group, new in zip(groups, saved_groups, strict=True)
     ]
-    new_slots, steps = [], []
-    for key, slot in zip(keys, slots, strict=True):
+    new_slots: list[Slot] = []
+    counts = Counts([], [])
+    for key, leaf, slot in zip(keys, leaves, slots, strict=True):
         label = f"state dict: state[{key!r}]"
         entry = saved.get(key, {})
-        new_slots.append(_read_slot(label, entry, slot, bool(merged[slot.group].get("amsgrad"))))
-        steps.append(_read_step(f"{label}['step']", entry["step"]) if entry else 0)
+        _check_dict(label, entry)
+        new_slots.append(_read_slot(rule, label, entry, leaf, slot, merged[slot.group]))
+        counts.steps.append(_read_count(rule, label, entry))
+        product = entry.get("mu_product", 1.0) if "mu_product" in rule.numbers else 1.0
+        counts.mu_products.append(_read_product(f"{label}['mu_product']", product))
     finished, skipped = (
         max(_read_step(name, group.get(name, 0)) for group in saved_groups) for name in COUNTS
     )
-    return Loaded(new_slots, Counts(steps, max(finished, *steps), skipped), merged)
+    counts = counts._replace(finished=max(finished, *counts.steps), skipped=skipped)
+    return Loaded(new_slots, counts, merged)
 
 
 def _check_dict(label: str, value: Any, keys: tuple[str, ...] = ()) -> None:
@@ -102,20 +112,51 @@ def _match_keys(saved_groups: Any, leaves: Sequence[Leaf], n_groups: int) -> lis
     raise KeyError(f"state dict: no parameter {key}; found {flat}")
 
 
-def _read_slot(label: str, entry: Any, slot: Slot, amsgrad: bool) -> Slot:
-    _check_dict(label, entry)
-    names = NAMES if amsgrad or NAMES[2] in entry else NAMES[:2]
-    if entry and set(entry) != {"step", *names}:
-        raise KeyError(
-            f"{label} has the keys {sorted(map(str, entry))}, expected {sorted(('step', *names))}"
-        )
-    state = []
-    for number, name in enumerate(names):
-        fresh = zeros_like(slot.param, number)
-        if entry:
+def _read_slot(
+    rule: Rule, label: str, entry: Mapping[str, Any], leaf: Leaf, slot: Slot, group: Group
+) -> Slot:
+    needed = {
+        name
+        for name in rule.states
+        if name not in rule.asked or group.get(rule.asked[name]) or entry.get(name) is not None
+    }
+    if entry:
+        expected = {*needed, *rule.numbers, *(name for name in entry if name in ("step", AVERAGE))}
+        found = {key for key, value in entry.items() if value is not None}
+        if found != expected or ("step" not in found and rule.saves_step):
+            raise KeyError(
+                f"{label} has the keys {sorted(map(str, found))}, "
+                f"expected {sorted({'step', *needed, *rule.numbers})}"
+            )
+    state: list[Array | None] = []
+    for number, name in enumerate(rule.states):
+        fresh = zeros_like(slot.param, number) if name in needed else None
+        if entry and fresh is not None:
             fresh[...] = check_array(f"{label}[{name!r}]", entry[name], slot.param)
         state.append(fresh)
-    return slot._replace(state=tuple(state))
+    average = None
+    if slot.average is not None:
+        average = zeros_like(slot.param, len(state))
+        values = leaf.array
+        if entry.get(AVERAGE) is not None:
+            values = check_array(f"{label}[{AVERAGE!r}]", entry[AVERAGE], slot.param)
+        average[...] = values
+    return slot._replace(state=tuple(state), average=average)
+
+
+def _read_count(rule: Rule, label: str, entry: Mapping[str, Any]) -> int:
+    """The step count; torch.optim.SGD keeps none, and asks only whether it is zero."""
+    return _read_step(f"{label}['step']", entry.get("step", 1)) if entry else 0
+
+
+def _read_product(label: str, value: Any) -> float:
+    try:
+        product = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{label}: expected a number, found {value!r}") from None
+    if not 0.0 <= product <= 1.0:
+        raise ValueError(f"{label}: expected a number from 0 to 1, found {product}")
+    return product
 
 
 def _read_step(label: str, value: Any) -> int:

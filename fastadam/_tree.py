@@ -6,7 +6,7 @@ the arrays: ``{"W": 0, "layers": [1, 2]}``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 Spec: TypeAlias = Any  # int | list[Spec] | dict[Hashable, Spec]; mypy has no recursive aliases here
@@ -48,6 +48,15 @@ def flatten(spec: Spec, nest: Any, label: str) -> Iterator[Any]:
             yield from flatten(child, nest[i], f"{label}[{i}]")
     else:
         yield nest
+
+
+def build(spec: Spec, leaves: Sequence[Any]) -> Any:
+    """The nesting of the spec with these leaves; lists stand for tuples."""
+    if isinstance(spec, dict):
+        return {key: build(child, leaves) for key, child in spec.items()}
+    if isinstance(spec, list):
+        return [build(child, leaves) for child in spec]
+    return leaves[spec]
 
 
 def label(prefix: str, path: Path) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastadam import _backend, _hyper
 from fastadam._arrays import Array, Arrays, Counts, check_separate, check_written, slot
+from fastadam._rules import ADAM
 
 
 def adam_step(
@@ -36,7 +37,7 @@ def adam_step(
     param : ndarray or sequence of ndarray
         Parameters of any shape, float32, float64, complex64 or complex128.
         Changed in place.
-    grad : ndarray or None, or a sequence of them
+    grad : ndarray, RowGrad or None, or a sequence of them
         Gradients, of the parameters' shapes and dtypes. None skips its array.
     exp_avg, exp_avg_sq : ndarray or sequence of ndarray
         First and second moments, of the parameters' shapes and dtypes; zeros
@@ -100,8 +101,9 @@ def _step_checked(
             check_written(name + suffix, array, like)
             labelled.append((name + suffix, array))
     check_separate(labelled)
-    slots = [slot(row, 0) for row in zip(*columns.values(), strict=True)]
+    slots = [slot(ADAM, row, 0) for row in zip(*columns.values(), strict=True)]
     arrays = Arrays(
+        rule=ADAM,
         spec=list(range(len(slots))) if several else 0,
         names=("param", "grad"),
         suffixes=suffixes,
@@ -109,10 +111,10 @@ def _step_checked(
         slots=slots,
         written=[array for _, array in labelled],
     )
-    group = dict(zip(_hyper.KEYS, options, strict=True))
+    group = dict(zip(ADAM.options, options, strict=True))
     group.update(lr=_hyper.check_lr(options[0]), params=params)
     backend = _backend.module()
-    counts = Counts(_finished(step, len(slots)))
+    counts = Counts(_finished(step, len(slots)), [1.0] * len(slots))
     batch = backend.Batch(arrays, counts, backend.Lock(), _hyper.Clip(math.inf, False, False))
     batch.step(grad, [group], loss_scale)
 

@@ -1,144 +1,67 @@
-"""Adam and AdamW."""
+"""What all optimizers share: groups, steps, state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from fastadam import _backend, _hyper, _tree
-from fastadam._arrays import Arrays, Counts, Slot, check_separate, check_written, slot, zeros_like
+import numpy as np
+
+from fastadam import _backend, _hyper, _rows, _tree, checkpoint
+from fastadam._arrays import (
+    Array,
+    Arrays,
+    Counts,
+    Slot,
+    check_separate,
+    check_written,
+    slot,
+    zeros_like,
+)
 from fastadam._hyper import Group, Schedule
-from fastadam._state import NAMES, Leaf, read_state
+from fastadam._rules import Rule
+from fastadam._state import AVERAGE, Leaf, read_state
+
+_REMADE = ("_backend", "_lock", "_batch", "_slots")
+ACCUMULATED: Any = object()  # stands for the mean of the gradients given to `accumulate`
 
 
-class Adam:
-    """The Adam optimizer for NumPy arrays, in place.
-
-    Parameters
-    ----------
-    params : ndarray, nesting of dicts, lists and tuples of ndarray, or list of param groups
-        Arrays of any shape, float32, float64, complex64 or complex128 (of
-        which real and imaginary parts are separate parameters). They are
-        changed in place by `step`. A param group is a dict with a ``"params"``
-        entry and any of the options below, which then hold for that group.
-    lr : float or callable, optional
-        Learning rate, or a function that gives it for a number of finished steps.
-    betas : (float, float), optional
-        Decay rates of the first and second moment, in [0, 1).
-    eps : float, optional
-        Added to the denominator.
-    weight_decay : float, optional
-        Times the parameter, is added to the gradient (L2 penalty), or with
-        `decoupled_weight_decay`, times ``lr``, taken from the parameter.
-    amsgrad : bool, optional
-        Divide by the largest second moment so far.
-    maximize : bool, optional
-        Step along the gradient, not against it.
-    decoupled_weight_decay : bool, optional
-        Decay as AdamW does.
-    epsilon_hat : bool, optional
-        Take `eps` as the paper's epsilon-hat, added before the bias correction
-        of the second moment: the form of scikit-learn, Keras and others.
-    max_grad_norm : float, optional
-        Clip: scale the gradients of a step by
-        ``min(1, max_grad_norm / (grad_norm + 1e-6))`` where their global L2 norm
-        is `grad_norm`, as ``torch.nn.utils.clip_grad_norm_`` does. The
-        gradients themselves are not written.
-    skip_nonfinite : bool, optional
-        Leave out a step with a NaN or an infinity in any gradient, or a norm
-        that overflows: it changes nothing and counts in `skipped_steps`.
-
-    Attributes
-    ----------
-    param_groups : list of dict
-        As in torch.optim. Edit ``"lr"`` and the others between steps; they are
-        stored as plain numbers and checked at the next step.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        An array or an option does not fit; the message names it.
-
-    Notes
-    -----
-    Per element, in the array's own dtype, every operation rounded once::
-
-        g     = grad * grad_factor         # 1/loss_scale, negative to maximize
-        g     = g + weight_decay*p         # coupled decay only
-        m     = b1*m + (1 - b1)*g
-        v     = b2*v + (1 - b2)*(g*g)
-        m, v  = 0 where smaller than the smallest normal number
-        s     = vmax = maximum(vmax, v)    # amsgrad; otherwise s = v
-        denom = sqrt(s)*root + eps
-        p     = p*keep - (step_size*m)/denom
-
-    with ``step_size = lr / (1 - b1**t)``, ``root = 1 / sqrt(1 - b2**t)`` and
-    ``keep = 1 - lr*weight_decay`` if decoupled, else 1.
-
-    State is allocated here: two arrays (three for AMSGrad) of each parameter's
-    size. An array that is a strided or unaligned view costs another.
-
-    References
-    ----------
-    .. [1] Kingma & Ba, "Adam: A Method for Stochastic Optimization",
-       arXiv:1412.6980, algorithm 1.
-    .. [2] Reddi, Kale & Kumar, "On the Convergence of Adam and Beyond",
-       arXiv:1904.09237, algorithm 2 (AMSGrad).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastadam
-    >>> params = {"w": np.array([3.0, -2.0]), "b": np.zeros(())}
-    >>> opt = fastadam.Adam(params, lr=0.1)
-    >>> for _ in range(300):  # minimize (w . w)/2 + (b - 1)**2
-    ...     opt.step({"w": params["w"], "b": 2 * (params["b"] - 1)})
-    >>> np.allclose(params["w"], 0, atol=1e-3), np.allclose(params["b"], 1, atol=1e-3)
-    (True, True)
-    """
+class Optimizer:
+    """What all optimizers share; see `Adam`."""
 
     param_groups: list[Group]
-    _batch: Any  # of self._backend
+    _rule: ClassVar[Rule]
     _fixed: ClassVar[Group] = {}  # options that a loaded state dict does not change
+    _batch: Any  # of self._backend
 
     def __init__(
         self,
         params: Any,
-        lr: float | Schedule = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        *,
-        amsgrad: bool = False,
-        maximize: bool = False,
-        decoupled_weight_decay: bool = False,
-        epsilon_hat: bool = False,
-        max_grad_norm: float | None = None,
-        skip_nonfinite: bool = False,
+        options: Group,
+        max_grad_norm: float | None,
+        skip_nonfinite: bool,
+        ema_decay: float | None,
     ) -> None:
-        self.defaults: Group = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "epsilon_hat": epsilon_hat,
-        }
-        _hyper.check_group({**self.defaults, "params": ()}, _hyper.Traits(False, True, ()))
+        self.defaults = options
+        _hyper.check_group({**options, "params": ()}, _hyper.Traits(self._rule.options, False, ()))
         self._clip = _hyper.check_clip(max_grad_norm, skip_nonfinite)
+        self._ema_decay = _hyper.check_ema_decay(ema_decay)
         self.param_groups = []
         self._specs: list[_tree.Spec] = []
         self._leaves: list[Leaf] = []
         self._slots: list[Slot] = []
+        self._sums: dict[int, Array | _rows.RowGrad] = {}
+        self._accumulated = 0
         self._backend = _backend.module()
         self._lock = self._backend.Lock()
         self._batch = None
         self._grouped = _is_groups(params)
         self._add(params if self._grouped else [{"params": params}])
 
-    def step(self, grads: Any, *, loss_scale: float = 1.0) -> None:
+    def step(self, grads: Any = ACCUMULATED, *, loss_scale: float = 1.0) -> None:
         """Change the parameters by one step against their gradients.
 
         Parameters
@@ -146,8 +69,9 @@ class Adam:
         grads : ndarray, or nesting of ndarray as the parameters'
             Gradients, of the parameters' shapes and dtypes; with param groups a
             list with one entry for each group. None in place of a gradient
-            skips that array and its step count. Gradients are only read and may
-            be in any memory layout.
+            skips that array and its step count; a `RowGrad` or a two-dimensional
+            scipy.sparse array steps a part of it. Gradients are only read and may
+            be in any memory layout. Left out, it is the mean of what `accumulate` got.
         loss_scale : float, optional
             Gradients are divided by it.
 
@@ -169,8 +93,142 @@ class Adam:
         >>> w
         array([0.5, 2.5], dtype=float32)
         """
+        if grads is ACCUMULATED:
+            self._step_mean(loss_scale)
+            return
         while not self._batch.step(grads, self.param_groups, loss_scale):
             pass  # another thread replaced the batch, by loading a state dict, say
+
+    def accumulate(self, grads: Any) -> None:
+        """Keep gradients for the next step, which will go against their mean.
+
+        Parameters
+        ----------
+        grads : ndarray, or nesting of ndarray as the parameters'
+            As in `step`; they are copied. An array that got None every time is
+            skipped, otherwise None counts as zero.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError
+            A gradient does not fit; nothing of `grads` was kept.
+
+        Examples
+        --------
+        >>> w = np.zeros(2)
+        >>> opt = fastadam.SGD(w, lr=1.0)
+        >>> for g in ([1.0, 2.0], [3.0, 4.0]):
+        ...     opt.accumulate(np.array(g))
+        >>> opt.step()
+        >>> w
+        array([-2., -3.])
+        """
+        with self._lock:
+            self._batch.check_whole()
+            arrays = self._batch.arrays
+            arrays.check_groups(self.param_groups)
+            plain = arrays.plain_gradients(grads, self.param_groups, self._backend.sum_rows)
+            sums = dict(self._sums)
+            for i, grad in enumerate(plain):
+                if grad is not None:
+                    sums[i] = _sum(arrays.name(i), sums.get(i), grad, self._slots[i].param)
+            self._sums, self._accumulated = sums, self._accumulated + 1
+
+    def _step_mean(self, loss_scale: float) -> None:
+        with self._lock:
+            if not self._accumulated:
+                raise ValueError("step without gradients needs some from accumulate")
+            means: list[Any] = [None] * len(self._leaves)
+            for i, total in self._sums.items():
+                if isinstance(total, _rows.RowGrad):
+                    means[i] = _rows.RowGrad(total.rows, total.values / self._accumulated)
+                else:
+                    means[i] = total / self._accumulated
+            specs = self._specs if self._grouped else self._specs[0]
+            self.step(_tree.build(specs, means), loss_scale=loss_scale)
+            self._sums, self._accumulated = {}, 0
+
+    def averaged_params(self) -> Any:
+        """The moving average of the parameters, with `ema_decay`.
+
+        After each step of an array, ``average = ema_decay*average + (1 - ema_decay)*param``;
+        it begins as the parameter was when the optimizer was made.
+
+        Returns
+        -------
+        ndarray or nesting of ndarray
+            Copies, nested as the parameters (lists in place of tuples; for groups, a
+            list with an entry for each).
+
+        Raises
+        ------
+        ValueError
+            The optimizer was made without `ema_decay`.
+
+        References
+        ----------
+        Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992.
+
+        Examples
+        --------
+        >>> w = np.zeros(1)
+        >>> opt = fastadam.SGD(w, lr=1.0, ema_decay=0.5)
+        >>> opt.step(np.array([-1.0]))
+        >>> w, opt.averaged_params()
+        (array([1.]), array([0.5]))
+        """
+        with self._lock:
+            self._batch.check_whole()
+            copies = [
+                _filled(leaf.array, average)
+                for leaf, average in zip(self._leaves, self._averages(), strict=True)
+            ]
+            return _tree.build(self._specs if self._grouped else self._specs[0], copies)
+
+    @contextmanager
+    def use_averaged_params(self) -> Iterator[None]:
+        """Put the moving averages into the parameters for the time of a `with` block.
+
+        Whatever the block does to the parameters is undone at its end. Within, the optimizer
+        takes no steps.
+
+        Raises
+        ------
+        ValueError
+            The optimizer was made without `ema_decay`.
+        RuntimeError
+            The optimizer was used within the block.
+
+        Examples
+        --------
+        >>> w = np.zeros(1)
+        >>> opt = fastadam.SGD(w, lr=1.0, ema_decay=0.5)
+        >>> opt.step(np.array([-1.0]))
+        >>> with opt.use_averaged_params():
+        ...     print(w)
+        [0.5]
+        >>> w
+        array([1.])
+        """
+        with self._lock:
+            averages = self._averages()
+            arrays = [leaf.array for leaf in self._leaves]
+            kept = [array.copy(order="K") for array in arrays]
+            self._batch.pause()
+        try:
+            for array, average in zip(arrays, averages, strict=True):
+                np.copyto(array, average)
+            yield
+        finally:
+            self._batch.resume()
+            for array, param in zip(arrays, kept, strict=True):
+                np.copyto(array, param)
+
+    def _averages(self) -> list[Array]:
+        averages = [slot.average for slot in self._slots if slot.average is not None]
+        if not averages:
+            raise ValueError("there is no average of the parameters; set ema_decay")
+        return averages
 
     @property
     def grad_norm(self) -> float | None:
@@ -265,31 +323,39 @@ class Adam:
         array([0.1, 0.1])
         """
         with self._lock:
-            self._batch.check_whole()
-            steps = self._batch.steps
-            state = {
-                leaf.key: {
-                    "step": step,
-                    **{
-                        name: array.copy(order="K")
-                        for name, array in zip(NAMES, slot.state, strict=False)
-                    },
-                }
-                for leaf, slot, step in zip(self._leaves, self._slots, steps, strict=True)
+            saved = self._saved()
+            for entry in saved["state"].values():
+                for name, value in entry.items():
+                    if isinstance(value, np.ndarray):
+                        entry[name] = value.copy(order="K")
+            return saved
+
+    def _saved(self) -> dict[str, Any]:
+        """A state dict that holds the arrays of the state themselves."""
+        self._batch.check_whole()
+        counts = self._counts()
+        state = {}
+        for i, (leaf, own) in enumerate(zip(self._leaves, self._slots, strict=True)):
+            arrays = dict(zip(self._rule.states, own.state, strict=True))
+            arrays[AVERAGE] = own.average
+            state[leaf.key] = {
+                "step": counts.steps[i],
+                **dict.fromkeys(self._rule.numbers, counts.mu_products[i]),
+                **{name: array for name, array in arrays.items() if array is not None},
             }
-            keys: list[list[Any]] = [[] for _ in self.param_groups]
-            for leaf in self._leaves:
-                keys[leaf.group].append(leaf.key)
-            groups = [
-                {
-                    **{key: value for key, value in group.items() if key != "params"},
-                    "finished_steps": self._batch.finished,
-                    "skipped_steps": self._batch.skipped,
-                    "params": keys[i],
-                }
-                for i, group in enumerate(self.param_groups)
-            ]
-            return {"state": state, "param_groups": groups}
+        keys: list[list[Any]] = [[] for _ in self.param_groups]
+        for leaf in self._leaves:
+            keys[leaf.group].append(leaf.key)
+        groups = [
+            {
+                **{key: value for key, value in group.items() if key != "params"},
+                "finished_steps": counts.finished,
+                "skipped_steps": counts.skipped,
+                "params": keys[i],
+            }
+            for i, group in enumerate(self.param_groups)
+        ]
+        return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over state, step counts and options.
@@ -315,9 +381,14 @@ class Adam:
         >>> other.lr
         0.1
         """
+        self._load(state_dict)
+
+    def _load(self, state_dict: Mapping[str, Any]) -> None:
         with self._lock:
             self._batch.check_whole()
-            loaded = read_state(state_dict, self._leaves, self._slots, self.param_groups)
+            loaded = read_state(
+                self._rule, state_dict, self._leaves, self._slots, self.param_groups
+            )
             for group in loaded.groups:
                 group.update(self._fixed)
             arrays = self._arrange(self._specs, self._leaves, loaded.slots, self._grouped)
@@ -326,6 +397,70 @@ class Adam:
             self._slots = loaded.slots
             for group, new in zip(self.param_groups, loaded.groups, strict=True):
                 group.update(new)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write state, step counts and options to a file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A file in fastadam's own format (see `fastadam.checkpoint`), or, if the name ends
+            in ``.safetensors``, in that one. A file that is there is replaced at the end,
+            in one go: whatever happens before, it stays whole.
+
+        Raises
+        ------
+        OSError
+            The file could not be written.
+        TypeError
+            A param group holds a value that JSON has no form for.
+        ImportError
+            The name ends in ``.safetensors``, and that package is not installed.
+
+        Notes
+        -----
+        The parameters are not in it, nor are learning-rate functions, nor gradients from
+        `accumulate`.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "adam.ckpt")
+        >>> opt = fastadam.Adam(np.ones(2), lr=0.1)
+        >>> opt.step(np.ones(2))
+        >>> opt.save(path)
+        >>> again = fastadam.Adam(np.ones(2))
+        >>> again.load(path)
+        >>> again.lr, again.state_dict()["state"][0]["step"]
+        (0.1, 1)
+        """
+        checkpoint.save(self, path)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take over what `save` wrote, of an optimizer of the same class on like parameters.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        OSError
+            The file could not be read.
+        TypeError, ValueError, KeyError
+            It is truncated, damaged, foreign or of a newer version, or is of another
+            optimizer, other parameters, shapes or dtypes; the message says which. The
+            optimizer is unchanged.
+
+        Notes
+        -----
+        Where the learning rate was a function, the optimizer must have one now, and keeps it.
+
+        Examples
+        --------
+        See `save`.
+        """
+        checkpoint.load(self, path)
 
     def _add(self, groups: Sequence[Mapping[str, Any]], grouped: bool = False) -> None:
         """Check and add groups; what fails leaves the optimizer as it was."""
@@ -354,15 +489,12 @@ class Adam:
         old = len(self._leaves)
         slots = list(self._slots)
         for leaf in leaves[old:]:
-            bare = slot([leaf.array], leaf.group)
-            count = 3 if param_groups[leaf.group]["amsgrad"] else 2
-            slots.append(
-                bare._replace(state=tuple(zeros_like(bare.param, k) for k in range(count)))
-            )
+            slots.append(self._new_slot(leaf, param_groups[leaf.group]))
         laid = self._arrange(specs, leaves, slots, grouped)
         laid.check_groups(param_groups)
-        counts = self._counts() if old else Counts([])
+        counts = self._counts() if old else Counts([], [])
         counts.steps.extend([0] * (len(leaves) - old))
+        counts.mu_products.extend([1.0] * (len(leaves) - old))
         self._replace(self._backend.Batch(laid, counts, self._lock, self._clip))
         self._specs, self._leaves, self._slots = specs, leaves, slots
         self.param_groups[:] = param_groups
@@ -372,6 +504,7 @@ class Adam:
         self, specs: list[_tree.Spec], leaves: list[Leaf], slots: list[Slot], grouped: bool
     ) -> Arrays:
         return Arrays(
+            rule=self._rule,
             spec=specs if grouped else specs[0],
             names=("params", "grads"),
             suffixes=[leaf.suffix for leaf in leaves],
@@ -379,7 +512,21 @@ class Adam:
             slots=slots,
             written=[leaf.array for leaf in leaves],
             n_groups=len(specs),
+            ema_decay=self._ema_decay,
         )
+
+    def _new_slot(self, leaf: Leaf, group: Group) -> Slot:
+        bare = slot(self._rule, [leaf.array], leaf.group)
+        state = tuple(
+            zeros_like(bare.param, k)
+            if name not in self._rule.asked or group[self._rule.asked[name]]
+            else None
+            for k, name in enumerate(self._rule.states)
+        )
+        average = None
+        if self._ema_decay is not None:
+            average = _laid_out(bare.param, len(state), leaf.array)
+        return bare._replace(state=state, average=average)
 
     def _replace(self, batch: Any) -> None:
         """Take another batch; steps that wait for the old one will see that it is retired."""
@@ -388,7 +535,14 @@ class Adam:
             old.retire()
 
     def _counts(self) -> Counts:
-        return Counts(list(self._batch.steps), self._batch.finished, self._batch.skipped)
+        batch = self._batch
+        return Counts(
+            list(batch.steps),
+            list(batch.mu_products),
+            batch.finished,
+            batch.skipped,
+            batch.grad_norm,
+        )
 
     def _single_group(self) -> Group:
         if len(self.param_groups) != 1:
@@ -398,63 +552,35 @@ class Adam:
             )
         return self.param_groups[0]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy.deepcopy: the parameters and all state, and nothing of a backend."""
+        with self._lock:
+            self._batch.check_whole()
+            own = {k: v for k, v in vars(self).items() if k not in _REMADE}
+            state = [(slot.state, slot.average) for slot in self._slots]
+            return {**own, "state": state, "counts": self._counts()}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        state, counts = saved.pop("state"), saved.pop("counts")
+        vars(self).update(saved)
+        self._slots = []
+        for leaf, (arrays, average) in zip(self._leaves, state, strict=True):
+            bare = slot(self._rule, [leaf.array], leaf.group)
+            *arrays, average = (
+                None if array is None else _laid_out(bare.param, k, array)
+                for k, array in enumerate((*arrays, average))
+            )
+            self._slots.append(bare._replace(state=tuple(arrays), average=average))
+        self._backend = _backend.module()
+        self._lock = self._backend.Lock()
+        arrays = self._arrange(self._specs, self._leaves, self._slots, self._grouped)
+        self._batch = self._backend.Batch(arrays, counts, self._lock, self._clip)
+
     def __repr__(self) -> str:
         options = {k: v for k, v in self.param_groups[0].items() if k != "params"}
         text = ", ".join(f"{key}={value!r}" for key, value in options.items())
         more = f", {len(self.param_groups)} groups" if len(self.param_groups) > 1 else ""
         return f"{type(self).__name__}({len(self._leaves)} arrays{more}, {text})"
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay.
-
-    The same as `Adam` with ``decoupled_weight_decay=True``; see there for the
-    parameters, errors and methods. A step takes ``lr * weight_decay`` times the
-    parameter from it, and the decay does not enter the moments.
-
-    References
-    ----------
-    Loshchilov & Hutter, "Decoupled Weight Decay Regularization",
-    arXiv:1711.05101, algorithm 2.
-
-    Examples
-    --------
-    >>> w = np.array([1.0, 2.0])
-    >>> opt = fastadam.AdamW(w, lr=0.5, weight_decay=0.1)
-    >>> opt.step(np.zeros(2))
-    >>> w
-    array([0.95, 1.9 ])
-    """
-
-    _fixed: ClassVar[Group] = {"decoupled_weight_decay": True}
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float | Schedule = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        *,
-        amsgrad: bool = False,
-        maximize: bool = False,
-        epsilon_hat: bool = False,
-        max_grad_norm: float | None = None,
-        skip_nonfinite: bool = False,
-    ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad=amsgrad,
-            maximize=maximize,
-            decoupled_weight_decay=True,
-            epsilon_hat=epsilon_hat,
-            max_grad_norm=max_grad_norm,
-            skip_nonfinite=skip_nonfinite,
-        )
 
 
 def _is_groups(params: Any) -> bool:
@@ -491,3 +617,39 @@ def _keys(
             raise ValueError(f"two parameters have the same key {key!r}; rename one")
         taken.add(key)
     return keys
+
+
+def _sum(
+    label: str, total: Array | _rows.RowGrad | None, grad: Array | _rows.Rows, param: Array
+) -> Any:
+    """The sum of gradients; a new array."""
+    if isinstance(grad, _rows.Rows):
+        if grad.values.size != len(grad.rows) * math.prod(param.shape[1:]):
+            raise TypeError(f"{label}: accumulate takes no scipy.sparse array; use RowGrad")
+        values = grad.values.reshape(-1, *param.shape[1:])
+        if total is None:
+            return _rows.RowGrad(grad.rows, values.copy())
+        if isinstance(total, _rows.RowGrad):
+            rows = np.concatenate([total.rows, grad.rows])
+            return _rows.RowGrad(rows, np.concatenate([total.values, values]))
+        sums = total.copy()
+        sums[grad.rows] += values
+        return sums
+    if isinstance(total, _rows.RowGrad):
+        dense = np.zeros_like(param)
+        np.add.at(dense, total.rows, total.values)
+        return dense + grad
+    return grad.copy(order="K") if total is None else total + grad
+
+
+def _laid_out(param: Array, number: int, values: Array) -> Array:
+    """Values as state of that number."""
+    array = zeros_like(param, number)
+    np.copyto(array, values)
+    return array
+
+
+def _filled(like: Array, values: Array) -> Array:
+    copy = np.empty_like(like, subok=False)
+    np.copyto(copy, values)
+    return copy

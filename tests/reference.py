@@ -67,5 +67,6 @@ def bits(array):
     array = np.array(array)
     if array.dtype.kind == "c":
         array = array.reshape(-1).view(array.real.dtype)
-    array[np.isnan(array)] = np.nan
+    if array.dtype.kind == "f":
+        array[np.isnan(array)] = np.nan
     return array.tobytes()

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 import fastadam
-from fastadam import _config, functional, optimizer
+from fastadam import _config, _rows, _threads, family, functional, optimizer, schedules
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
-@pytest.mark.parametrize("module", [_config, functional, optimizer])
+@pytest.mark.parametrize(
+    "module", [_config, _rows, _threads, family, functional, optimizer, schedules]
+)
 def test_docstrings(module):
     result = doctest.testmod(module, extraglobs={"np": np, "fastadam": fastadam})
     assert result.attempted > 0
@@ -28,6 +30,11 @@ def test_readme():
 
 
 def test_public_names_are_documented():
-    for name in fastadam.__all__:
-        if not name.startswith("__"):
-            assert ">>>" in getattr(fastadam, name).__doc__, f"{name} has no example"
+    for module in (fastadam, schedules):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if callable(value):
+                assert ">>>" in value.__doc__, f"{name} has no example"
+    for name, method in vars(optimizer.Optimizer).items():
+        if callable(method) and not name.startswith("_"):
+            assert ">>>" in method.__doc__ or "See `" in method.__doc__, f"{name} has no example"

@@ -29,12 +29,15 @@ def kernels():
     return dict(blocks)
 
 
+@pytest.mark.parametrize("rule", ["adam", "nadam", "radam", "rmsprop"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", SETS)
-def test_square_roots_are_packed_and_wide(kernels, name, dtype):
+def test_square_roots_are_packed_and_wide(kernels, name, dtype, rule):
     suffix = "" if name == "neon" else "ps" if dtype == "float32" else "pd"
     code = "".join(
-        block for function, block in kernels.items() if f"adam_{name}_{dtype}" in function
+        block
+        for function, block in kernels.items()
+        if function.startswith(f"{rule}_{name}_{dtype}")
     )
     assert re.search(rf"sqrt{suffix}\s.*{WIDTH[name]}", code), "no packed square root"
     assert re.search(rf"div{suffix}\s.*{WIDTH[name]}", code), "no packed division"

@@ -1,0 +1,409 @@
+"""Checkpoint files: a JSON header and arrays, replaced as a whole and checked as a whole.
+
+The format, version 1, all numbers unsigned and little endian:
+
+=============  ================================================================================
+bytes          content
+=============  ================================================================================
+8              ``fastadam``
+4              the format's version
+4              length of the header, h
+8              length of the file
+4              CRC-32 of the header
+4              CRC-32 of the 28 bytes before; these first 32 bytes stay so in all versions
+h              the header: JSON in UTF-8, and spaces up to where 64 divides 32 + h
+...            the arrays in C order, each followed by zeros up to a multiple of 64 bytes
+4 per block    CRC-32 of each 4 MiB of the arrays and zeros (the last block may be shorter)
+=============  ================================================================================
+
+The JSON is ``{"header": {...}, "arrays": [...]}``; each array, in the order of the file, has
+its ``name``, ``dtype`` (``<f4``, ``<f8``, ``<c8`` or ``<c16``), ``shape``, and ``offset`` from the
+end of the header. Numbers that are not finite are ``NaN``, ``Infinity`` and ``-Infinity``.
+
+In a safetensors file the metadata hold the same JSON (``fastadam``), the ``version`` and, as
+``crc32`` in hexadecimal, the CRC-32 of the JSON followed by the CRC-32 of each block as above.
+Complex arrays are real there with another axis of 2: that format lacks complex128.
+
+A save that is killed leaves ``.fastadam-*.tmp`` (of the safetensors library: ``.tmp*``) beside
+the file. Nothing ever reads those; they may be deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import json
+import math
+import os
+import secrets
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Path: TypeAlias = str | os.PathLike[str]
+
+MAGIC = b"fastadam"
+VERSION = 1
+PREFIX = struct.Struct("<8sIIQII")
+BLOCK = 1 << 22
+ALIGNMENT = 64
+DTYPES = ("<f4", "<f8", "<c8", "<c16")
+THREADS = 4  # checksums run at 3.6 GB/s each, reading a cached file at 6 GB/s
+DAMAGED = "damaged (checksum differs)"
+
+
+class Spec(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def write(path: Path, header: dict[str, Any], arrays: Mapping[str, Array]) -> None:
+    """Write a header and arrays to a file, or leave the file as it was.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A name ending in ``.safetensors`` makes a file of that format.
+    header : dict
+        Whatever JSON can hold.
+    arrays : mapping of str to ndarray
+        float32, float64, complex64 or complex128. They must not change meanwhile.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    TypeError, ValueError
+        JSON cannot hold the header, or the file the arrays.
+    ImportError
+        The safetensors library is not there.
+    """
+    path = os.fsdecode(path)
+    text = _describe(header, arrays)
+    if path.endswith(".safetensors"):
+        _write_safetensors(path, text, arrays)
+        return
+    text += b" " * (-(PREFIX.size + len(text)) % ALIGNMENT)
+    total = sum(_padded(array.nbytes) for array in arrays.values())
+    length = PREFIX.size + len(text) + total + _table_size(total)
+    prefix = PREFIX.pack(MAGIC, VERSION, len(text), length, zlib.crc32(text), 0)[:-4]
+    with _replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(prefix + struct.pack("<I", zlib.crc32(prefix)) + text)
+        file.write(_stream(file.write, map(_little, arrays.values()), file.fileno()))
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Read what `write` wrote, once all of it is checked.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is no checkpoint, truncated, damaged or of a newer version; the message says which.
+    ImportError
+        The safetensors library is not there.
+    """
+    path = os.fsdecode(path)
+    try:
+        return _read_safetensors(path) if path.endswith(".safetensors") else _read(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        prefix = file.read(PREFIX.size)
+        if not prefix.startswith(MAGIC[: len(prefix)]):
+            raise ValueError("not a fastadam checkpoint")
+        if len(prefix) < PREFIX.size:
+            raise ValueError(_truncated(size, f"at least {PREFIX.size}"))
+        _, version, n_text, length, text_sum, prefix_sum = PREFIX.unpack(prefix)
+        if zlib.crc32(prefix[:-4]) != prefix_sum:
+            raise ValueError(DAMAGED)
+        _check_version(version)
+        if size < length:
+            raise ValueError(_truncated(size, length))
+        room = length - PREFIX.size - n_text
+        if size > length or room < 0:
+            raise ValueError(f"damaged (found {size} bytes, expected {length})")
+        text = file.read(n_text)
+        if zlib.crc32(text) != text_sum:
+            raise ValueError(DAMAGED)
+        header, specs, total = _parse(text)
+        if total + _table_size(total) != room:
+            raise ValueError(f"damaged (its arrays need {total} bytes, which is not what it has)")
+        try:
+            arrays = {name: np.empty(*spec) for name, spec in specs.items()}
+        except ValueError as error:  # no elements, but too many along one axis
+            raise ValueError(f"damaged ({error})") from None
+        # What a file that shrinks meanwhile leaves unread, the checksums find.
+        if _stream(file.readinto, arrays.values()) != file.read():
+            raise ValueError(DAMAGED)
+    return header, {name: _native(array) for name, array in arrays.items()}
+
+
+def _describe(header: dict[str, Any], arrays: Mapping[str, Array]) -> bytes:
+    entries, offset = [], 0
+    for name, array in arrays.items():
+        spec = _spec(array)
+        if spec.dtype not in DTYPES:
+            raise TypeError(f"{name}: dtype {array.dtype}, which a checkpoint cannot hold")
+        entries.append({"name": name, "offset": offset, **spec._asdict()})
+        offset += _padded(array.nbytes)
+    return json.dumps({"header": header, "arrays": entries}).encode()
+
+
+def _parse(text: bytes) -> tuple[dict[str, Any], dict[str, Spec], int]:
+    """The user's header, what arrays there are, and how many bytes they take."""
+    try:
+        content = json.loads(text.decode())
+        header, entries = content["header"], content["arrays"]
+        specs: dict[str, Spec] = {}
+        total = 0
+        for entry in entries:
+            name, spec = entry["name"], Spec(tuple(entry["shape"]), entry["dtype"])
+            if spec.dtype not in DTYPES or len(spec.shape) > 64:
+                raise ValueError(f"dtype {spec.dtype}, {len(spec.shape)} axes")
+            if not all(type(n) is int and 0 <= n < 2**63 for n in spec.shape):
+                raise ValueError(f"shape {spec.shape}")
+            if not isinstance(name, str) or name in specs or entry["offset"] != total:
+                raise ValueError(f"name {name!r}, offset {entry['offset']}")
+            specs[name] = spec
+            total += _padded(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize)
+        if not isinstance(header, dict) or not isinstance(entries, list):
+            raise TypeError("expected a dict and a list")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"damaged (not a checkpoint's header: {error!r})") from None
+    return header, specs, total
+
+
+def _check_version(version: int) -> None:
+    if version > VERSION:
+        raise ValueError(
+            f"written by a newer version of fastadam (found format version {version}, "
+            f"expected at most {VERSION})"
+        )
+
+
+def _truncated(found: int, expected: object) -> str:
+    return f"truncated (found {found} bytes, expected {expected})"
+
+
+def _padded(n_bytes: int) -> int:
+    return n_bytes + -n_bytes % ALIGNMENT
+
+
+def _table_size(total: int) -> int:
+    return 4 * -(-total // BLOCK)
+
+
+def _little(array: Array) -> Array:
+    """The array in C order and little endian; a copy only if it is not."""
+    return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+
+
+def _native(array: Array) -> Array:
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _stream(
+    step: Callable[[memoryview], object], arrays: Iterable[Array], written: int | None = None
+) -> bytes:
+    """Read or write arrays step by step, while threads compute the checksums it returns.
+
+    A file descriptor that is `written` is synced meanwhile, too: 800 MB then take 0.8 s and
+    not 1.0 s.
+    """
+    sums: list[Future[int]] = []
+    syncs: list[Future[None]] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for i, block in enumerate(_blocks(arrays)):
+            for piece in block:
+                step(piece)
+            sums.append(_submit(pool, _checksum, block))
+            if written is not None and i % 16 == 15 and all(sync.done() for sync in syncs):
+                syncs.append(_submit(pool, os.fsync, written))
+        for sync in syncs:
+            sync.result()
+        return struct.pack(f"<{len(sums)}I", *(future.result() for future in sums))
+
+
+def _submit(
+    pool: ThreadPoolExecutor, function: Callable[..., Any], argument: object
+) -> Future[Any]:
+    try:
+        return pool.submit(function, argument)
+    except RuntimeError:  # no new threads while the interpreter exits
+        future: Future[Any] = Future()
+        future.set_result(function(argument))
+        return future
+
+
+def _blocks(arrays: Iterable[Array]) -> Iterator[list[memoryview]]:
+    """The arrays' memory and what pads it, cut into blocks of BLOCK bytes."""
+    block: list[memoryview] = []
+    room = BLOCK
+    for array in arrays:
+        padding = memoryview(bytearray(-array.nbytes % ALIGNMENT))
+        for view in (array.reshape(-1).view(np.uint8).data, padding):
+            start = 0
+            while start < len(view):
+                block.append(view[start : start + room])
+                start += len(block[-1])
+                room -= len(block[-1])
+                if not room:
+                    yield block
+                    block, room = [], BLOCK
+    if block:
+        yield block
+
+
+def _checksum(block: list[memoryview]) -> int:
+    total = 0
+    for piece in block:
+        total = zlib.crc32(piece, total)
+    return total
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[str]:
+    """A new file to write; it then takes the place of that at `path`, in one moment."""
+    target = os.path.realpath(path)
+    directory = os.path.dirname(target)
+    temporary = os.path.join(directory, f".fastadam-{secrets.token_hex(8)}.tmp")
+    mode = _mode(target)
+    try:
+        open(temporary, "xb").close()
+        if mode is not None:
+            os.chmod(temporary, mode)
+        yield temporary
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    with contextlib.suppress(OSError):  # Windows cannot, nor can every file system
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _mode(target: str) -> int | None:
+    """The permissions of a file that may be written over; None if there is no file."""
+    try:
+        with open(target, "r+b", buffering=0) as file:
+            mode = os.fstat(file.fileno()).st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):  # a rename, by root, replaces even /dev/null
+        raise OSError(errno.EINVAL, "not a regular file", target)
+    return stat.S_IMODE(mode)
+
+
+def _safetensors() -> Any:
+    try:
+        importlib.import_module("safetensors.numpy")
+    except ImportError:
+        raise ImportError(
+            "files named .safetensors need the safetensors library: pip install safetensors"
+        ) from None
+    return importlib.import_module("safetensors")
+
+
+def _write_safetensors(path: str, text: bytes, arrays: Mapping[str, Array]) -> None:
+    library = _safetensors()
+    if "__metadata__" in arrays:
+        raise ValueError(f"{path}: safetensors has no array of the name '__metadata__'")
+    stored = {name: _real(_little(array)) for name, array in arrays.items()}
+    metadata = {
+        "fastadam": text.decode(),
+        "version": str(VERSION),
+        "crc32": _metadata_sum(text, stored.values()),
+    }
+    with _replacing(path) as temporary:
+        mode = os.stat(temporary).st_mode
+        try:
+            library.numpy.save_file(stored, temporary, metadata)
+        except library.SafetensorError as error:
+            raise OSError(errno.EIO, str(error), path) from error
+        os.chmod(temporary, mode)  # the library makes a new file that is the user's alone
+
+
+def _read_safetensors(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    library = _safetensors()
+    open(path, "rb").close()  # for the errors of a plain open()
+    try:
+        with library.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            if not {"fastadam", "version", "crc32"} <= set(metadata):
+                raise ValueError("not a fastadam checkpoint")
+            version = metadata["version"]
+            _check_version(int(version) if version.isdecimal() else 0)
+            text = metadata["fastadam"].encode()
+            header, specs, _ = _parse(text)
+            stored = {name: file.get_tensor(name) for name in specs}
+            names = set(file.keys())
+    except library.SafetensorError as error:
+        raise ValueError(_reason(path, error)) from None
+    if (
+        version != str(VERSION)
+        or metadata["crc32"] != _metadata_sum(text, stored.values())
+        or names != set(specs)
+        or any(_spec(stored[name]) != _real_spec(spec) for name, spec in specs.items())
+    ):
+        raise ValueError(DAMAGED)
+    return header, {
+        name: _native(stored[name].reshape(-1).view(dtype).reshape(shape))
+        for name, (shape, dtype) in specs.items()
+    }
+
+
+def _metadata_sum(text: bytes, arrays: Iterable[Array]) -> str:
+    return f"{zlib.crc32(_stream(lambda piece: None, arrays), zlib.crc32(text)):08x}"
+
+
+def _spec(array: Array) -> Spec:
+    return Spec(array.shape, array.dtype.newbyteorder("<").str)
+
+
+def _real_spec(spec: Spec) -> Spec:
+    """Of the array with another axis for real and imaginary parts, if they are complex."""
+    real = {"<c8": "<f4", "<c16": "<f8"}
+    return Spec((*spec.shape, 2), real[spec.dtype]) if spec.dtype in real else spec
+
+
+def _real(array: Array) -> Array:
+    shape, dtype = _real_spec(_spec(array))
+    return array.reshape(-1).view(dtype).reshape(shape)
+
+
+def _reason(path: str, error: Exception) -> str:
+    """What is wrong with a file that the safetensors library refuses."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        n_text = int.from_bytes(file.read(8), "little")
+        text = file.read(min(n_text, size))
+    if not text.startswith(b"{"):
+        return "not a fastadam checkpoint"
+    expected = 8 + n_text
+    if len(text) == n_text:
+        try:
+            entries = json.loads(text)
+            entries.pop("__metadata__", None)
+            expected += max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            return f"damaged ({error})"
+    return _truncated(size, expected) if size < expected else f"damaged ({error})"

@@ -1,0 +1,443 @@
+"""The optimizers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from fastadam import _rules
+from fastadam._hyper import Group, Schedule
+from fastadam.optimizer import Optimizer
+
+__all__ = ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop"]
+
+
+class Adam(Optimizer):
+    """The Adam optimizer for NumPy arrays, in place.
+
+    Parameters
+    ----------
+    params : ndarray, nesting of dicts, lists and tuples of ndarray, or list of param groups
+        Arrays of any shape, float32, float64, complex64 or complex128 (of
+        which real and imaginary parts are separate parameters). They are
+        changed in place by `step`. A param group is a dict with a ``"params"``
+        entry and any of the options below, which then hold for that group.
+    lr : float or callable, optional
+        Learning rate, or a function that gives it for a number of finished steps.
+    betas : (float, float), optional
+        Decay rates of the first and second moment, in [0, 1).
+    eps : float, optional
+        Added to the denominator.
+    weight_decay : float, optional
+        Times the parameter, is added to the gradient (L2 penalty), or with
+        `decoupled_weight_decay`, times ``lr``, taken from the parameter.
+    amsgrad : bool, optional
+        Divide by the largest second moment so far.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    decoupled_weight_decay : bool, optional
+        Decay as AdamW does.
+    epsilon_hat : bool, optional
+        Take `eps` as the paper's epsilon-hat, added before the bias correction
+        of the second moment: the form of scikit-learn, Keras and others.
+    max_grad_norm : float, optional
+        Clip: scale the gradients of a step by
+        ``min(1, max_grad_norm / (grad_norm + 1e-6))`` where their global L2 norm
+        is `grad_norm`, as ``torch.nn.utils.clip_grad_norm_`` does. The
+        gradients themselves are not written.
+    skip_nonfinite : bool, optional
+        Leave out a step with a NaN or an infinity in any gradient, or a norm
+        that overflows: it changes nothing and counts in `skipped_steps`.
+    ema_decay : float, optional
+        Keep a moving average of the parameters, in the same pass; see `averaged_params`.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        As in torch.optim. Edit ``"lr"`` and the others between steps; they are
+        stored as plain numbers and checked at the next step.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        An array or an option does not fit; the message names it.
+
+    Notes
+    -----
+    Per element, in the array's own dtype, every operation rounded once::
+
+        g     = grad * grad_factor         # 1/loss_scale, negative to maximize
+        g     = g + weight_decay*p         # coupled decay only
+        m     = b1*m + (1 - b1)*g
+        v     = b2*v + (1 - b2)*(g*g)
+        m, v  = 0 where smaller than the smallest normal number
+        s     = vmax = maximum(vmax, v)    # amsgrad; otherwise s = v
+        denom = sqrt(s)*root + eps
+        p     = p*keep - (step_size*m)/denom
+
+    with ``step_size = lr / (1 - b1**t)``, ``root = 1 / sqrt(1 - b2**t)`` and
+    ``keep = 1 - lr*weight_decay`` if decoupled, else 1.
+
+    State is allocated here: two arrays (three for AMSGrad, one more for an average) of each
+    parameter's size. An array that is a strided or unaligned view costs another.
+
+    References
+    ----------
+    .. [1] Kingma & Ba, "Adam: A Method for Stochastic Optimization",
+       arXiv:1412.6980, algorithm 1.
+    .. [2] Reddi, Kale & Kumar, "On the Convergence of Adam and Beyond",
+       arXiv:1904.09237, algorithm 2 (AMSGrad).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastadam
+    >>> params = {"w": np.array([3.0, -2.0]), "b": np.zeros(())}
+    >>> opt = fastadam.Adam(params, lr=0.1)
+    >>> for _ in range(300):  # minimize (w . w)/2 + (b - 1)**2
+    ...     opt.step({"w": params["w"], "b": 2 * (params["b"] - 1)})
+    >>> np.allclose(params["w"], 0, atol=1e-3), np.allclose(params["b"], 1, atol=1e-3)
+    (True, True)
+    """
+
+    _rule = _rules.ADAM
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+        epsilon_hat: bool = False,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        ema_decay: float | None = None,
+    ) -> None:
+        options: Group = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "epsilon_hat": epsilon_hat,
+        }
+        super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay.
+
+    The same as `Adam` with ``decoupled_weight_decay=True``; see there for the
+    parameters, errors and methods. A step takes ``lr * weight_decay`` times the
+    parameter from it, and the decay does not enter the moments.
+
+    References
+    ----------
+    Loshchilov & Hutter, "Decoupled Weight Decay Regularization",
+    arXiv:1711.05101, algorithm 2.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = fastadam.AdamW(w, lr=0.5, weight_decay=0.1)
+    >>> opt.step(np.zeros(2))
+    >>> w
+    array([0.95, 1.9 ])
+    """
+
+    _fixed: ClassVar[Group] = {"decoupled_weight_decay": True}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        epsilon_hat: bool = False,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        ema_decay: float | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            decoupled_weight_decay=True,
+            epsilon_hat=epsilon_hat,
+            max_grad_norm=max_grad_norm,
+            skip_nonfinite=skip_nonfinite,
+            ema_decay=ema_decay,
+        )
+
+
+class NAdam(Optimizer):
+    """Adam with Nesterov momentum, for NumPy arrays, in place.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, decoupled_weight_decay, maximize
+        As in `Adam`, and so are `max_grad_norm`, `skip_nonfinite` and `ema_decay`.
+    momentum_decay : float, optional
+        The momentum of step t is ``mu_t = beta1 * (1 - 0.5*0.96**(t*momentum_decay))``.
+
+    Notes
+    -----
+    With m, v, root and denom as in `Adam`, and M_t the product of mu_1 to mu_t::
+
+        p = p*keep - (step_size*m + grad_step*g)/denom
+
+    where ``step_size = lr*mu_(t+1)/(1 - M_(t+1))`` and ``grad_step = lr*(1 - mu_t)/(1 - M_t)``.
+
+    References
+    ----------
+    Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 workshop, in the form of
+    ``torch.optim.NAdam``.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -1.0])
+    >>> opt = fastadam.NAdam(w, lr=0.1)
+    >>> for _ in range(200):
+    ...     opt.step(2 * w)
+    >>> bool(np.abs(w).max() < 1e-2)
+    True
+    """
+
+    _rule = _rules.NADAM
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Schedule = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        ema_decay: float | None = None,
+    ) -> None:
+        options: Group = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum_decay": momentum_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+        }
+        super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)
+
+
+class RAdam(Optimizer):
+    """Rectified Adam for NumPy arrays, in place.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, decoupled_weight_decay, maximize
+        As in `Adam`, and so are `max_grad_norm`, `skip_nonfinite` and `ema_decay`.
+
+    Notes
+    -----
+    With m and v as in `Adam`, and ``rho = rho_inf - 2*t*b2**t/(1 - b2**t)`` where
+    ``rho_inf = 2/(1 - b2) - 1``::
+
+        p = p*keep - (step_size*m)/(sqrt(v) + eps)   # if rho > 5
+        p = p*keep - step_size*m                     # otherwise
+
+    where ``step_size = lr*r*sqrt(1 - b2**t)/(1 - b1**t)`` with the paper's r, or
+    ``lr/(1 - b1**t)``.
+
+    References
+    ----------
+    Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond",
+    arXiv:1908.03265, algorithm 2, in the form of ``torch.optim.RAdam``.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -1.0])
+    >>> opt = fastadam.RAdam(w, lr=0.1)
+    >>> for _ in range(200):
+    ...     opt.step(2 * w)
+    >>> bool(np.abs(w).max() < 1e-2)
+    True
+    """
+
+    _rule = _rules.RADAM
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        ema_decay: float | None = None,
+    ) -> None:
+        options: Group = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+        }
+        super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)
+
+
+class RMSprop(Optimizer):
+    """RMSprop for NumPy arrays, in place; also centered and with momentum.
+
+    Parameters
+    ----------
+    params, lr, eps, weight_decay, maximize
+        As in `Adam`, and so are `max_grad_norm`, `skip_nonfinite` and `ema_decay`.
+    alpha : float, optional
+        Decay rate of the averages, at least 0.
+    momentum : float, optional
+        At least 0.
+    centered : bool, optional
+        Divide by an estimate of the standard deviation.
+
+    Notes
+    -----
+    ::
+
+        v      = alpha*v + (1 - alpha)*(g*g)
+        mean   = alpha*mean + (1 - alpha)*g                # centered only
+        denom  = sqrt(v) + eps
+        denom  = sqrt(maximum(v - mean*mean, 0)) + eps     # centered
+        p      = p - (lr*g)/denom
+        buffer = momentum*buffer + g/denom                 # with momentum: then
+        p      = p - lr*buffer
+
+    torch has no maximum, and gives NaN where rounding brings the difference below zero.
+
+    References
+    ----------
+    Tieleman & Hinton, "Neural Networks for Machine Learning", lecture 6.5, 2012; centered:
+    Graves, "Generating Sequences With Recurrent Neural Networks", arXiv:1308.0850,
+    equations 38-45; in the form of ``torch.optim.RMSprop``.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -1.0])
+    >>> opt = fastadam.RMSprop(w, lr=0.01, momentum=0.5)
+    >>> for _ in range(300):
+    ...     opt.step(2 * w)
+    >>> bool(np.abs(w).max() < 0.1)
+    True
+    """
+
+    _rule = _rules.RMSPROP
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Schedule = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        maximize: bool = False,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        ema_decay: float | None = None,
+    ) -> None:
+        options: Group = {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "maximize": maximize,
+        }
+        super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, for NumPy arrays, in place.
+
+    Parameters
+    ----------
+    params, lr, weight_decay, maximize
+        As in `Adam`, and so are `max_grad_norm`, `skip_nonfinite` and `ema_decay`.
+    momentum, dampening : float, optional
+        At least 0.
+    nesterov : bool, optional
+        Look ahead; needs a momentum and no dampening.
+
+    Notes
+    -----
+    ::
+
+        buffer = momentum*buffer + (1 - dampening)*g    # the first step takes all of g
+        g      = buffer                                 # or, for Nesterov's,
+        g      = g + momentum*buffer
+        p      = p - lr*g
+
+    References
+    ----------
+    Sutskever et al., "On the importance of initialization and momentum in deep learning",
+    ICML 2013, in the form of ``torch.optim.SGD``.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -1.0])
+    >>> opt = fastadam.SGD(w, lr=0.1, momentum=0.5, nesterov=True)
+    >>> for _ in range(100):
+    ...     opt.step(2 * w)
+    >>> bool(np.abs(w).max() < 1e-6)
+    True
+    """
+
+    _rule = _rules.SGD
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Schedule = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        ema_decay: float | None = None,
+    ) -> None:
+        options: Group = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+        super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)

@@ -1,0 +1,211 @@
+"""Every optimizer of the family: the same bits everywhere, torch's numbers, state, errors."""
+
+import itertools
+
+import numpy as np
+import pytest
+from reference import bits
+
+import fastadam
+from fastadam import _backend
+
+
+def options(**values):
+    """All combinations of the values."""
+    return [
+        dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())
+    ]
+
+
+COMMON = {"weight_decay": (0.0, 0.1), "maximize": (False, True)}
+BETAS = {"betas": ((0.9, 0.999), (0.5, 0.75)), **COMMON}
+DECOUPLED = {"decoupled_weight_decay": (False, True), **BETAS}
+FAMILY = {
+    "Adam": options(amsgrad=(False, True), **BETAS),
+    "AdamW": options(amsgrad=(False, True), **BETAS),
+    "NAdam": options(momentum_decay=(4e-3, 0.1), **DECOUPLED),
+    "RAdam": options(**DECOUPLED),
+    "RMSprop": options(alpha=(0.99, 0.5), momentum=(0.0, 0.9), centered=(False, True), **COMMON),
+    "SGD": [
+        *options(momentum=(0.0, 0.9), dampening=(0.0, 0.5), **COMMON),
+        *options(momentum=(0.9,), nesterov=(True,), **COMMON),
+    ],
+}
+CASES = [(name, chosen) for name, all_of_it in FAMILY.items() for chosen in all_of_it]
+
+
+def draw(rng, shape, dtype):
+    x = rng.standard_normal((2, *shape))
+    return (x[0] + 1j * x[1] if np.dtype(dtype).kind == "c" else x[0]).astype(dtype)
+
+
+def wide(rng, n, dtype):
+    """Numbers over many decades, with special ones among them."""
+    info = np.finfo(dtype)
+    x = (rng.standard_normal(n) * 10.0 ** rng.uniform(-18, 18, n)).astype(dtype)
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan, info.max, info.smallest_normal,
+               info.smallest_subnormal, 1.0]  # fmt: skip
+    where = rng.integers(0, n, n // 16)
+    x[where] = rng.choice(np.array(special, dtype), where.size)
+    return x
+
+
+def train(name, chosen, dtype, lengths, steps=4, **more):
+    rng = np.random.default_rng(40)
+    params = [wide(rng, n, dtype) for n in lengths]
+    opt = getattr(fastadam, name)(params, lr=0.1, **chosen, **more)
+    for _ in range(steps):
+        grads = [wide(rng, n, dtype) for n in lengths]
+        grads[0] = None if rng.random() < 0.3 else grads[0]
+        opt.step(grads, loss_scale=3.0)
+    state = opt.state_dict()["state"]
+    return [*params, *(x for entry in state.values() for x in entry.values())]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("name", "chosen"), CASES)
+def test_the_bits_are_those_of_numpy(name, chosen, dtype, backend):
+    lengths = [7, 1, 33, 1100]
+    for ema_decay in (None, 0.75):
+        got = train(name, chosen, dtype, lengths, ema_decay=ema_decay)
+        with _backend.using("numpy"):
+            want = train(name, chosen, dtype, lengths, ema_decay=ema_decay)
+        assert len(got) == len(want)
+        for x, y in zip(got, want, strict=True):
+            assert bits(x) == bits(y)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_threads_and_large_arrays_change_no_bit(name):
+    chosen = FAMILY[name][-1]
+    before = fastadam.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            fastadam.set_num_threads(threads)
+            results.append(train(name, chosen, np.float32, [2**21 + 77, 70_000], 2, ema_decay=0.5))
+    finally:
+        fastadam.set_num_threads(before)
+    for other in results[1:]:
+        for x, y in zip(results[0], other, strict=True):
+            assert bits(x) == bits(y)
+
+
+class TestAgainstTorch:
+    """Over 20 steps both round some ten times a step; in float32 torch also rounds 1 - beta2 by
+    itself, which alone is 5e-6 of an update."""
+
+    TOLERANCE = {np.float32: 2e-5, np.float64: 1e-11, np.complex64: 2e-5, np.complex128: 1e-11}  # noqa: RUF012
+
+    @pytest.fixture(autouse=True)
+    def torch(self):
+        """NAdam's mu_product is of torch's default dtype: float32 would be 6e-8 off."""
+        torch = pytest.importorskip("torch")
+        torch.set_default_dtype(torch.float64)
+        yield torch
+        torch.set_default_dtype(torch.float32)
+
+    @pytest.mark.parametrize("dtype", TOLERANCE)
+    @pytest.mark.parametrize(("name", "chosen"), CASES)
+    def test_twenty_steps(self, torch, name, chosen, dtype):
+        rng = np.random.default_rng(41)
+        ours = draw(rng, (7, 5), dtype)
+        theirs = torch.nn.Parameter(torch.from_numpy(ours.copy()))
+        opt = getattr(fastadam, name)(ours, lr=0.01, **chosen)
+        reference = getattr(torch.optim, name)([theirs], lr=0.01, **chosen)
+        for step in range(20):
+            g = draw(rng, (7, 5), dtype)
+            opt.step(g)
+            theirs.grad = torch.from_numpy(g)
+            reference.step()
+            if step == 9:  # and torch's state goes on in ours
+                again = getattr(fastadam, name)(ours.copy(), lr=0.5)
+                again.load_state_dict(reference.state_dict())
+        assert np.abs(ours - theirs.detach().numpy()).max() < self.TOLERANCE[dtype]
+        state = again.state_dict()["state"][0]
+        assert set(state) == set(opt.state_dict()["state"][0])
+
+    @pytest.mark.parametrize("name", FAMILY)
+    def test_defaults(self, torch, name):
+        ours = getattr(fastadam, name)(np.ones(2)).param_groups[0]
+        theirs = getattr(torch.optim, name)([torch.ones(2)]).param_groups[0]
+        for key in set(ours) - {"params", "epsilon_hat"}:
+            assert ours[key] == theirs[key], key
+
+    @pytest.mark.parametrize("name", FAMILY)
+    def test_range_errors_have_torchs_wording(self, torch, name):
+        group = getattr(fastadam, name)(np.ones(1)).param_groups[0]
+        for key in group:
+            if isinstance(group[key], bool) or key in ("params", "dampening"):
+                continue
+            bad = {"betas": (1.0, 0.5)}.get(key, -1.0)
+            with pytest.raises(ValueError, match="Invalid") as theirs:
+                getattr(torch.optim, name)([torch.ones(2)], **{key: bad})
+            with pytest.raises(ValueError, match="Invalid") as ours:
+                getattr(fastadam, name)(np.ones(2), **{key: bad})
+            assert str(ours.value) == str(theirs.value)
+        if name == "SGD":
+            with pytest.raises(ValueError, match="Nesterov momentum requires") as theirs:
+                torch.optim.SGD([torch.ones(2)], nesterov=True)
+            with pytest.raises(ValueError, match="Nesterov momentum requires") as ours:
+                fastadam.SGD(np.ones(2), nesterov=True)
+            assert str(ours.value) == str(theirs.value)
+
+
+@pytest.mark.parametrize(("name", "chosen"), CASES)
+def test_state_dicts_go_on_bit_for_bit(name, chosen):
+    rng = np.random.default_rng(42)
+    p = {"w": draw(rng, (3, 4), np.float32), "b": draw(rng, (4,), np.float64)}
+    opt = getattr(fastadam, name)(p, lr=0.1, ema_decay=0.9, **chosen)
+    grads = [{k: draw(rng, x.shape, x.dtype) for k, x in p.items()} for _ in range(6)]
+    for g in grads[:3]:
+        opt.step(g)
+    q = {k: x.copy() for k, x in p.items()}
+    again = getattr(fastadam, name)(q, ema_decay=0.9)
+    again.load_state_dict(opt.state_dict())
+    for g in grads[3:]:
+        opt.step(g)
+    for g in grads[3:]:
+        again.step(g)
+    for k in p:
+        assert bits(p[k]) == bits(q[k])
+        assert bits(opt.averaged_params()[k]) == bits(again.averaged_params()[k])
+
+
+def test_options_that_need_state_cannot_be_switched_on_later():
+    for name, key, value in (
+        ("Adam", "amsgrad", True), ("SGD", "momentum", 0.9), ("RMSprop", "momentum", 0.9),
+        ("RMSprop", "centered", True),
+    ):  # fmt: skip
+        opt = getattr(fastadam, name)(np.ones(2))
+        opt.step(np.ones(2))
+        opt.param_groups[0][key] = value
+        with pytest.raises(ValueError, match=f"{key} was switched on after"):
+            opt.step(np.ones(2))
+        made_with = getattr(fastadam, name)(np.ones(2), **{key: value})
+        made_with.param_groups[0][key] = type(value)(0)
+        made_with.step(np.ones(2))
+        made_with.param_groups[0][key] = value
+        made_with.step(np.ones(2))
+
+
+def test_centered_never_takes_the_root_of_a_negative_number():
+    """A constant gradient brings v - mean*mean to zero, and rounding below it."""
+    rng = np.random.default_rng(43)
+    g = rng.standard_normal(2000).astype(np.float32)
+    p = np.ones(2000, np.float32)
+    opt = fastadam.RMSprop(p, centered=True, alpha=0.5)
+    for _ in range(100):
+        opt.step(g)
+    assert np.isfinite(p).all()
+
+
+def test_the_options_of_another_member_are_refused():
+    with pytest.raises(TypeError, match="amsgrad"):
+        fastadam.SGD(np.ones(2), amsgrad=True)
+    with pytest.raises(TypeError, match="dampening"):
+        fastadam.Adam(np.ones(2), dampening=0.1)
+    with pytest.raises(KeyError, match="exp_avg"):
+        fastadam.SGD(np.ones(2), momentum=0.5).load_state_dict(
+            {**(d := fastadam.Adam(np.ones(2)).state_dict()), "state": d["state"]}
+        )

@@ -1,0 +1,264 @@
+"""What a training loop asks for: averages, accumulation, copies, pickles."""
+
+import copy
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+from children import step_a_pickle
+from reference import bits
+
+import fastadam
+from fastadam import RowGrad
+
+MEMBERS = ["Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD"]
+
+
+def make(member="Adam", **options):
+    rng = np.random.default_rng(60)
+    params = {
+        "W": rng.standard_normal((3, 4)).astype(np.float32),
+        "F": np.asfortranarray(rng.standard_normal((3, 4))),
+        "strided": rng.standard_normal((4, 6))[:, ::2],
+        "z": np.array(1 + 2j),
+    }
+    return params, getattr(fastadam, member)(params, lr=0.1, **options)
+
+
+def draw(rng, params):
+    return {k: rng.standard_normal(x.shape).astype(x.dtype) for k, x in params.items()}
+
+
+def mean(grads):
+    total = grads[0]
+    for g in grads[1:]:
+        total = total + g
+    return total / len(grads)
+
+
+class TestAverages:
+    @pytest.mark.parametrize("member", MEMBERS)
+    def test_are_those_of_the_formula(self, member):
+        params, opt = make(member, ema_decay=0.9)
+        want = {k: x.copy() for k, x in params.items()}
+        rng = np.random.default_rng(61)
+        for _ in range(5):
+            opt.step(draw(rng, params))
+            for k, x in params.items():
+                d = x.real.dtype.type(0.9)
+                want[k] = d * want[k] + (1 - d) * x
+        got = opt.averaged_params()
+        for k in params:
+            assert bits(got[k]) == bits(want[k])
+
+    def test_are_nested_as_the_parameters(self):
+        opt = fastadam.SGD([np.ones(2), (np.ones(3), {"a": np.ones(())})], ema_decay=0.5)
+        first, (second, third) = opt.averaged_params()
+        assert (first.shape, second.shape, third["a"].shape) == ((2,), (3,), ())
+        groups = fastadam.SGD([{"params": np.ones(2)}, {"params": [np.ones(3)]}], ema_decay=0.5)
+        first, (second,) = groups.averaged_params()
+        assert (first.shape, second.shape) == ((2,), (3,))
+        single = fastadam.SGD(np.ones(2), ema_decay=0.5).averaged_params()
+        assert (single == 1).all()
+        single[...] = 7  # a copy
+        assert (fastadam.SGD(np.ones(2), ema_decay=0.5).averaged_params() == 1).all()
+
+    def test_arrays_that_were_skipped_keep_theirs(self):
+        p, q = np.zeros(1), np.zeros(1)
+        opt = fastadam.SGD([p, q], lr=1.0, ema_decay=0.5)
+        opt.step([np.ones(1), np.ones(1)])
+        opt.step([np.ones(1), None])
+        assert [x.item() for x in opt.averaged_params()] == [-1.25, -0.5]
+
+    def test_can_be_used_for_a_while(self):
+        params, opt = make(ema_decay=0.5)
+        opt.step(draw(np.random.default_rng(62), params))
+        before = copy.deepcopy(params)
+        averages = opt.averaged_params()
+        grads = draw(np.random.default_rng(63), params)
+        with opt.use_averaged_params():
+            for k in params:
+                assert bits(params[k]) == bits(averages[k])
+                params[k][...] = 7
+            for use in (
+                lambda: opt.step(grads),
+                opt.state_dict,
+                opt.averaged_params,
+                lambda: opt.accumulate(grads),
+                lambda: opt.use_averaged_params().__enter__(),
+                lambda: opt.add_param_group({"params": np.ones(1)}),
+                lambda: pickle.dumps(opt),
+            ):
+                with pytest.raises(RuntimeError, match="within use_averaged_params"):
+                    use()
+        for k in params:
+            assert bits(params[k]) == bits(before[k])
+        with pytest.raises(ZeroDivisionError), opt.use_averaged_params():
+            _ = 1 / 0
+        for k in params:
+            assert bits(params[k]) == bits(before[k])
+        opt.step(grads)
+
+    def test_without_them(self):
+        opt = fastadam.Adam(np.ones(2))
+        for use in (opt.averaged_params, lambda: opt.use_averaged_params().__enter__()):
+            with pytest.raises(ValueError, match="set ema_decay"):
+                use()
+        opt.step(np.ones(2))
+
+    @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan"), "0.9"])
+    def test_bad_decays(self, decay):
+        with pytest.raises((ValueError, TypeError), match="ema_decay"):
+            fastadam.Adam(np.ones(2), ema_decay=decay)
+
+    def test_a_decay_that_is_1_in_float32(self):
+        with pytest.raises(ValueError, match=r"ema_decay.*is 1 in float32"):
+            fastadam.Adam(np.ones(2, np.float32), ema_decay=1 - 1e-12)
+        fastadam.Adam(np.ones(2), ema_decay=1 - 1e-12)
+
+    def test_added_groups_have_them(self):
+        opt = fastadam.SGD([{"params": np.ones(2)}], lr=1.0, ema_decay=0.5)
+        opt.add_param_group({"params": np.zeros(1)})
+        opt.step([np.ones(2), np.ones(1)])
+        assert opt.averaged_params()[1] == -0.5
+
+
+class TestAccumulation:
+    @pytest.mark.parametrize("n", [1, 2, 3, 7])
+    def test_is_a_step_on_the_mean(self, n):
+        params, opt = make()
+        other, reference = make()
+        rng = np.random.default_rng(64)
+        for _ in range(2):
+            grads = [draw(rng, params) for _ in range(n)]
+            for g in grads:
+                opt.accumulate(g)
+            opt.step(loss_scale=4.0)
+            means = {k: mean([g[k] for g in grads]) for k in params}
+            reference.step(means, loss_scale=4.0)
+        for k in params:
+            assert bits(params[k]) == bits(other[k])
+
+    def test_gradients_are_copied(self):
+        p, g = np.zeros(3), np.ones(3)
+        opt = fastadam.SGD(p, lr=1.0)
+        opt.accumulate(g)
+        g[...] = 5
+        opt.accumulate(g)
+        g[...] = np.nan
+        opt.step()
+        assert (p == -3).all()
+
+    def test_none_counts_as_zero_unless_there_is_nothing_else(self):
+        p, q = np.zeros(1), np.zeros(1)
+        opt = fastadam.SGD([p, q], lr=1.0)
+        opt.accumulate([np.ones(1), None])
+        opt.accumulate([None, None])
+        opt.step()
+        assert (p.item(), q.item()) == (-0.5, 0.0)
+        assert opt.state_dict()["state"][1]["step"] == 0
+
+    def test_rows(self):
+        rng = np.random.default_rng(65)
+        one, other = np.ones((6, 2)), np.ones((6, 2))
+        opt, reference = fastadam.Adam(one), fastadam.Adam(other)
+        a, b = rng.standard_normal((2, 3, 2))
+        opt.accumulate(RowGrad([1, 4, 1], a))
+        opt.accumulate(RowGrad([5, 4, 0], b))
+        opt.step()
+        sums = {1: a[0] + a[2], 4: a[1] + b[1], 5: b[0], 0: b[2]}
+        reference.step(RowGrad(list(sums), np.array(list(sums.values())) / 2))
+        assert bits(one) == bits(other)
+        dense = rng.standard_normal((6, 2))
+        for first, second in ((dense, RowGrad([1], a[:1])), (RowGrad([1], a[:1]), dense)):
+            opt.accumulate(first)
+            opt.accumulate(second)
+            opt.step()
+            total = dense.copy()
+            total[1] += a[0]
+            reference.step(total / 2)
+            assert bits(one) == bits(other)
+
+    def test_errors_lose_nothing(self):
+        p = np.zeros(2)
+        opt = fastadam.SGD(p, lr=1.0)
+        with pytest.raises(ValueError, match="needs some from accumulate"):
+            opt.step()
+        opt.accumulate(np.ones(2))
+        with pytest.raises(ValueError, match="grads: shape"):
+            opt.accumulate(np.ones(3))
+        opt.lr = lambda finished: -1.0
+        with pytest.raises(ValueError, match="learning rate"):
+            opt.step()
+        opt.lr = 1.0
+        opt.step()
+        assert (p == -1).all()
+        with pytest.raises(ValueError, match="needs some from accumulate"):
+            opt.step()
+
+    def test_sparse_arrays(self):
+        sparse = pytest.importorskip("scipy.sparse")
+        opt = fastadam.SGD(np.zeros((2, 2)))
+        with pytest.raises(TypeError, match="use RowGrad"):
+            opt.accumulate(sparse.csr_array(np.eye(2)))
+
+
+class TestCopies:
+    @pytest.mark.parametrize("member", MEMBERS)
+    @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+    def test_go_on_alike_and_share_nothing(self, member, how):
+        params, opt = make(member, ema_decay=0.9, max_grad_norm=1.0)
+        rng = np.random.default_rng(66)
+        opt.step(draw(rng, params))
+        opt.accumulate(draw(rng, params))
+        both = {"params": params, "opt": opt}
+        twin = copy.deepcopy(both) if how == "deepcopy" else pickle.loads(pickle.dumps(both))
+        assert twin["opt"].grad_norm == opt.grad_norm
+        assert repr(twin["opt"]) == repr(opt)
+        for _ in range(2):
+            g = draw(rng, params)
+            for o in (opt, twin["opt"]):
+                o.accumulate(g)
+                o.step()
+        for k in params:
+            assert bits(params[k]) == bits(twin["params"][k])
+            assert not np.shares_memory(params[k], twin["params"][k])
+        ours, theirs = opt.state_dict(), twin["opt"].state_dict()
+        assert ours["param_groups"] == theirs["param_groups"]
+        before = copy.deepcopy(params)
+        twin["opt"].step(draw(rng, params))
+        for k in params:
+            assert bits(params[k]) == bits(before[k])
+            assert bits(ours["state"][k]["averaged_param"]) == bits(
+                opt.state_dict()["state"][k]["averaged_param"]
+            )
+
+    def test_a_pickle_on_another_backend(self, backend):
+        from fastadam import _backend
+
+        params, opt = make()
+        rng = np.random.default_rng(67)
+        g, h = draw(rng, params), draw(rng, params)
+        opt.step(g)
+        saved = pickle.dumps((params, opt))
+        with _backend.using("numpy"):
+            others, other = pickle.loads(saved)
+            other.step(h)
+        opt.step(h)
+        for k in params:
+            assert bits(params[k]) == bits(others[k])
+
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    def test_processes(self, method, backend):
+        context = multiprocessing.get_context(method)
+        p = np.ones(3)
+        opt = fastadam.Adam(p, lr=0.5)
+        opt.step(np.ones(3))
+        queue = context.Queue()
+        child = context.Process(target=step_a_pickle, args=(queue, opt))
+        child.start()
+        got = queue.get(timeout=60)
+        child.join(60)
+        opt.step(np.ones(3))
+        assert got == p.tolist()
