@@ -6,6 +6,7 @@
     X(adam, ADAM) \
     X(nadam, NADAM) \
     X(radam, RADAM) \
+    X(adamax, ADAMAX) \
     X(rmsprop, RMSPROP) \
     X(sgd, SGD)
 
@@ -83,6 +84,16 @@ FA_INLINE real radam(constants k, real g, real s[], int flags)
     if (flags & RECTIFIED)
         return (k.step_size * m) / (sqrt(v) + k.eps);
     return k.step_size * m;
+}
+
+/* Kingma & Ba, algorithm 2. */
+#define ADAMAX_FLAGS (COUPLED | AVERAGED)
+#define ADAMAX_STATES(flags) (STATE0 | STATE1)
+FA_INLINE real adamax(constants k, real g, real s[], int flags)
+{
+    const real m = s[0] = normal(k.b1 * s[0] + k.c1 * g);
+    const real u = s[1] = maximum(k.b2 * s[1], (real)fabs(g) + k.eps);
+    return (k.step_size * m) / u;
 }
 
 /* Tieleman & Hinton, lecture 6.5 of "Neural Networks for Machine Learning", 2012;

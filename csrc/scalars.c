@@ -52,6 +52,13 @@ static void radam(fa_scalars *s, const fa_hyper *h)
     }
 }
 
+static void adamax(fa_scalars *s, const fa_hyper *h)
+{
+    s->b1 = rounded(h->beta1, s);
+    s->b2 = rounded(h->beta2, s);
+    s->step_size = h->lr / (1 - power(s->b1, s->step));
+}
+
 static void rmsprop(fa_scalars *s, const fa_hyper *h)
 {
     s->b2 = rounded(h->alpha, s);

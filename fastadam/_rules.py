@@ -193,6 +193,19 @@ def radam(k: Scalars, g: Block, s: Any, a: Block, b: Block, c: Block) -> Block:
     return np.divide(a, root_of(k, v, out=b), out=a) if k.rectified else a
 
 
+def adamax_scalars(k: Scalars, h: Hyper) -> None:
+    k.step_size = k.real(k.lr / (1 - power(k.b1, k.step)))
+
+
+def adamax(k: Scalars, g: Block, s: Any, a: Block, b: Block, c: Block) -> Block:
+    """Kingma & Ba, algorithm 2."""
+    m, u = s
+    decayed(k, m, k.b1, k.c1, g, b)
+    np.multiply(k.b2, u, out=u)
+    np.maximum(u, np.add(np.abs(g, out=a), k.eps, out=a), out=u)
+    return np.divide(np.multiply(k.step_size, m, out=a), u, out=a)
+
+
 def rmsprop_scalars(k: Scalars, h: Hyper) -> None:
     k.b2 = k.real(h.alpha)
     k.step_size, k.root = k.real(k.lr), 1
@@ -255,6 +268,13 @@ RADAM = Rule(
     ("exp_avg", "exp_avg_sq"),
     radam_scalars,
     radam,
+)
+ADAMAX = Rule(
+    "adamax",
+    ("lr", "betas", "eps", "weight_decay", "maximize"),
+    ("exp_avg", "exp_inf"),
+    adamax_scalars,
+    adamax,
 )
 RMSPROP = Rule(
     "rmsprop",

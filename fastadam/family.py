@@ -8,7 +8,7 @@ from fastadam import _rules
 from fastadam._hyper import Group, Schedule
 from fastadam.optimizer import Optimizer
 
-__all__ = ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop"]
+__all__ = ["SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
 
 
 class Adam(Optimizer):
@@ -302,6 +302,63 @@ class RAdam(Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+        }
+        super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)
+
+
+class Adamax(Optimizer):
+    """Adam with the infinity norm, for NumPy arrays, in place.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, maximize
+        As in `Adam`, and so are `max_grad_norm`, `skip_nonfinite` and `ema_decay`.
+
+    Notes
+    -----
+    With m as in `Adam`::
+
+        u = maximum(b2*u, abs(g) + eps)
+        p = p - (step_size*m)/u
+
+    where ``step_size = lr/(1 - b1**t)``.
+
+    References
+    ----------
+    Kingma & Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980,
+    algorithm 2, in the form of ``torch.optim.Adamax``.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -1.0])
+    >>> opt = fastadam.Adamax(w, lr=0.1)
+    >>> for _ in range(200):
+    ...     opt.step(2 * w)
+    >>> bool(np.abs(w).max() < 1e-2)
+    True
+    """
+
+    _rule = _rules.ADAMAX
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Schedule = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        ema_decay: float | None = None,
+    ) -> None:
+        options: Group = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
             "maximize": maximize,
         }
         super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)

@@ -10,7 +10,7 @@ from reference import bits
 import fastadam
 from fastadam import schedules
 
-MEMBERS = ["Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD"]
+MEMBERS = ["Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "SGD"]
 SUFFIXES = ["ckpt", "safetensors"]
 
 

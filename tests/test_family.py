@@ -25,6 +25,7 @@ FAMILY = {
     "AdamW": options(amsgrad=(False, True), **BETAS),
     "NAdam": options(momentum_decay=(4e-3, 0.1), **DECOUPLED),
     "RAdam": options(**DECOUPLED),
+    "Adamax": options(**BETAS),
     "RMSprop": options(alpha=(0.99, 0.5), momentum=(0.0, 0.9), centered=(False, True), **COMMON),
     "SGD": [
         *options(momentum=(0.0, 0.9), dampening=(0.0, 0.5), **COMMON),

@@ -10,7 +10,7 @@ import fastadam
 from fastadam import RowGrad
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
-MEMBERS = ["Adam", "NAdam", "RAdam", "RMSprop", "SGD"]
+MEMBERS = ["Adam", "NAdam", "RAdam", "Adamax", "RMSprop", "SGD"]
 
 
 def draw(rng, shape, dtype=np.float32):

@@ -12,7 +12,7 @@ from reference import bits
 import fastadam
 from fastadam import RowGrad
 
-MEMBERS = ["Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD"]
+MEMBERS = ["Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "SGD"]
 
 
 def make(member="Adam", **options):
