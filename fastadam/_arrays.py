@@ -27,6 +27,7 @@ SUPPORTED = "float32, float64, complex64 or complex128"
 
 REENTERED = "a function that a step called, such as a schedule, must not use its optimizer"
 PAUSED = "within use_averaged_params the optimizer must not be used"
+READING = "a signal handler must not use an optimizer whose state is being read or added to"
 
 
 class Slot(NamedTuple):
@@ -113,7 +114,7 @@ class Arrays:
         return self.names[1] + self.suffixes[i]
 
     def plain_gradients(
-        self, grads: Any, groups: Sequence[_hyper.Group], sum_rows: SumRows
+        self, grads: Any, weight_decays: Sequence[float], sum_rows: SumRows
     ) -> list[Array | Rows | None]:
         """The gradients, in the order of the slots, checked and plain.
 
@@ -131,7 +132,7 @@ class Arrays:
             if leaf is None:
                 checked.append(None)
             elif isinstance(leaf, _rows.RowGrad) or _rows.is_sparse(leaf):
-                self._check_rows_alone(i, groups[slot.group])
+                self._check_rows_alone(i, weight_decays[slot.group])
                 checked.append(_rows.read(self.name(i), leaf, slot.param, sum_rows))
             else:
                 checked.append(check_array(self.name(i), leaf, slot.param))
@@ -149,12 +150,12 @@ class Arrays:
             for group, traits in zip(groups, self.traits, strict=True)
         ]
 
-    def _check_rows_alone(self, i: int, group: _hyper.Group) -> None:
+    def _check_rows_alone(self, i: int, weight_decay: float) -> None:
         """Check that a step of some rows leaves the others alone."""
-        if group["weight_decay"] != 0:
+        if weight_decay != 0:
             raise ValueError(
-                f"{self.name(i)}: a gradient of rows, but weight_decay is {group['weight_decay']}, "
-                "which would change the others; set it to 0 for this group"
+                f"{self.name(i)}: a gradient of rows, but weight_decay is {weight_decay}, "
+                "which would change the others; it must be 0"
             )
         if self.slots[i].average is not None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Hyper-parameters: their defaults, ranges and the plain numbers the rule uses.
+"""Hyper-parameters: their ranges and the plain numbers that the rules use.
 
 Names, ranges and the wording of range errors are torch.optim's.
 """

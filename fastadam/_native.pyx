@@ -25,7 +25,7 @@ from time import sleep
 import numpy as np
 
 from fastadam import _fork, _hyper
-from fastadam._arrays import PAUSED, REENTERED
+from fastadam._arrays import REENTERED
 from fastadam._rows import Rows
 from fastadam._rules import ADAM
 
@@ -269,7 +269,9 @@ cdef class Batch:
         """Only move the memory of a step, with one addition a store: a yardstick."""
         self.batch.isa = isa
         self.batch.threads = fa_get_num_threads()
-        self.take_all(grads, [{"weight_decay": 0}] * self.n_groups)
+        if self.arrays.rule.name != ADAM.name:
+            raise ValueError("the yardstick has Adam's streams")
+        self.take_all(grads)
         with nogil:
             fa_streams(&self.batch)
         self.release()
@@ -298,7 +300,7 @@ cdef class Batch:
             try:
                 # Schedules may do anything, so gradients become pointers only after them.
                 self.load_groups(groups, loss_scale)
-                self.take_all(grads, groups)
+                self.take_all(grads)
                 self.run()
             finally:
                 self.release()
@@ -317,20 +319,21 @@ cdef class Batch:
         if self.busy is not None:
             raise RuntimeError(self.busy)
 
-    def pause(self):
+    def pause(self, str why):
         """Refuse to be used until `resume`."""
         self.check_whole()
-        self.busy = PAUSED
+        self.busy = why
 
     def resume(self):
         self.busy = None
 
-    cdef int take_all(self, grads, groups) except -1:
+    cdef int take_all(self, grads) except -1:
         cdef Py_ssize_t i
         if self.has_plain_keys and self.take(self.spec, grads):
             return 0
         self.release()
-        for i, grad in enumerate(self.arrays.plain_gradients(grads, groups, sum_rows)):
+        decays = [self.c_groups[i].weight_decay for i in range(self.n_groups)]
+        for i, grad in enumerate(self.arrays.plain_gradients(grads, decays, sum_rows)):
             taken = self.take_rows(i, grad) if type(grad) is Rows else self.take_leaf(i, grad)
             if not taken:
                 raise RuntimeError(f"{self.arrays.name(i)} changed while it was checked")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastadam import _fork, _hyper
-from fastadam._arrays import DTYPES, PAUSED, REENTERED, Array, Arrays, Counts
+from fastadam._arrays import DTYPES, REENTERED, Array, Arrays, Counts
 from fastadam._rows import Rows
 from fastadam._rules import Scalars, step_block
 
@@ -91,7 +91,8 @@ def sum_rows(values: Array, order: Array, starts: Array) -> Array:
     sums: Array = values[order[first]]
     more = np.ones(len(order), bool)
     more[first] = False
-    np.add.at(sums, (np.cumsum(~more) - 1)[more], values[order[more]])
+    with np.errstate(all="ignore"):
+        np.add.at(sums, (np.cumsum(~more) - 1)[more], values[order[more]])
     return sums
 
 
@@ -144,7 +145,8 @@ class Batch:
                     _hyper.lr_now(hyper, self.finished, trait)
                     for hyper, trait in zip(hypers, traits, strict=True)
                 ]
-                plain = self.arrays.plain_gradients(grads, groups, sum_rows)
+                decays = [hyper.weight_decay for hyper in hypers]
+                plain = self.arrays.plain_gradients(grads, decays, sum_rows)
                 with np.errstate(all="ignore"):
                     self._run(plain, hypers, lrs, scale)
             finally:
@@ -163,10 +165,10 @@ class Batch:
         if self._busy:
             raise RuntimeError(self._busy)
 
-    def pause(self) -> None:
+    def pause(self, why: str) -> None:
         """Refuse to be used until `resume`."""
         self.check_whole()
-        self._busy = PAUSED
+        self._busy = why
 
     def resume(self) -> None:
         self._busy = None

@@ -7,7 +7,8 @@ cdef enum:
 
 # Kept apart from the array that it describes: to look only at it saves a cache line or two.
 cdef struct Layout:
-    void *descr
+    void *descr  # or another with
+    int type_number
     int ndim
     int orders  # of BOTH_ORDERS, those that the array has
     const cnp.npy_intp *shape
@@ -22,6 +23,7 @@ cdef struct Interval:
 cdef inline Layout layout_of(cnp.ndarray array) noexcept:
     cdef Layout layout
     layout.descr = PyArray_DESCR(array)
+    layout.type_number = cnp.PyArray_TYPE(array)
     layout.ndim = cnp.PyArray_NDIM(array)
     layout.orders = cnp.PyArray_FLAGS(array) & BOTH_ORDERS
     layout.shape = cnp.PyArray_DIMS(array)
@@ -32,10 +34,15 @@ cdef inline Layout layout_of(cnp.ndarray array) noexcept:
 cdef inline bint has_form(cnp.ndarray array, const Layout *layout) noexcept:
     """Whether the array has that dtype and shape."""
     return (
-        PyArray_DESCR(array) == layout.descr
+        (PyArray_DESCR(array) == layout.descr or has_type(array, layout.type_number))
         and cnp.PyArray_NDIM(array) == layout.ndim
         and equal(cnp.PyArray_DIMS(array), layout.shape, layout.ndim)
     )
+
+
+cdef bint has_type(cnp.ndarray array, int number) noexcept:
+    """Unpickled arrays have a dtype object of their own."""
+    return cnp.PyArray_TYPE(array) == number and cnp.PyArray_ISNOTSWAPPED(array)
 
 
 cdef inline bint is_walked_as(cnp.ndarray array, const Layout *layout) noexcept:

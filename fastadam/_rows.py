@@ -18,9 +18,10 @@ SumRows: TypeAlias = Callable[[Array, Array, Array], Array]
 class RowGrad:
     """The gradient of some rows of an array, in place of a dense gradient.
 
-    A step then changes those rows and their state alone, and costs as much as they
-    are. This is lazy Adam: the bias correction goes by the array's step count, and the
-    moments of the other rows do not decay.
+    A step then changes those rows and their state alone, and costs as much as they are
+    (unless the parameter is a strided view, which is copied whole). This is lazy Adam: the
+    bias correction goes by the array's step count, and the moments of the other rows do
+    not decay.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ class RowGrad:
            [-0.5, -0.5]])
     """
 
-    __slots__ = ("rows", "values")
+    __slots__ = ("_rows", "_values")
 
     def __init__(self, rows: Any, values: Any) -> None:
         rows = np.asarray(rows)
@@ -69,12 +70,23 @@ class RowGrad:
                 f"rows: expected one axis of integers, found shape {rows.shape} and dtype "
                 f"{rows.dtype}"
             )
+        rows = rows.view(np.ndarray)
         if not isinstance(values, np.ndarray) or isinstance(values, np.ma.MaskedArray):
             raise TypeError(f"values is a {type(values).__name__}; expected a numpy.ndarray")
         if values.ndim == 0 or len(values) != len(rows):
             raise ValueError(f"values: shape {values.shape}, expected {len(rows)} rows as in rows")
-        self.rows: Array = rows.astype(np.int64) if not rows.size else rows
-        self.values: Array = values
+        self._rows: Array = rows.astype(np.int64) if not rows.size else rows
+        self._values: Array = values.view(np.ndarray)
+
+    @property
+    def rows(self) -> Array:
+        """As they were given."""
+        return self._rows
+
+    @property
+    def values(self) -> Array:
+        """As they were given."""
+        return self._values
 
     def __repr__(self) -> str:
         return f"RowGrad({len(self.rows)} rows, values of shape {self.values.shape})"
@@ -85,6 +97,7 @@ class Rows(NamedTuple):
 
     rows: Array  # int64, ascending, none twice
     values: Array  # plain, of shape (len(rows), elements of a row)
+    elements: bool = False  # whether the rows are those of the flat parameter
 
 
 def is_sparse(value: Any) -> bool:
@@ -97,13 +110,15 @@ def read(label: str, grad: Any, param: Array, sum_rows: SumRows) -> Rows:
     """Check a RowGrad or a sparse array against its parameter; add up what is there twice."""
     if not param.flags.c_contiguous:
         raise ValueError(f"{label}: gradients of rows need a parameter in C order")
+    elements = False
     if isinstance(grad, RowGrad):
-        rows, values = grad.rows, grad.values
+        # A copy, since others may write to the user's while it is checked.
+        rows, values = grad.rows.copy(), grad.values
         if param.ndim == 0:
             raise ValueError(f"{label}: an array without axes has no rows")
     else:
         rows, values = _stored(label, grad, param)
-        param = param.reshape(-1)
+        param, elements = param.reshape(-1), True
     expected = (len(rows), *param.shape[1:])
     if values.shape != expected:
         raise ValueError(f"{label}: values have the shape {values.shape}, expected {expected}")
@@ -111,16 +126,22 @@ def read(label: str, grad: Any, param: Array, sum_rows: SumRows) -> Rows:
         raise TypeError(f"{label}: values have the dtype {values.dtype}, expected {param.dtype}")
     outside = (rows < 0) | (rows >= len(param))
     if outside.any():
-        raise ValueError(f"{label}: row {rows[outside][0]}, expected 0 to {len(param) - 1}")
+        raise ValueError(f"{label}: row {rows[outside][0]} of a parameter that has {len(param)}")
     rows = rows.astype(np.int64)
     width = math.prod(param.shape[1:])
     values = np.require(values, requirements=["C", "A"]).reshape(len(rows), width)
     if (rows[1:] > rows[:-1]).all():
-        return Rows(rows, values.view(np.ndarray))
-    order = np.argsort(rows, kind="stable")
+        return Rows(rows, values, elements)
+    return Rows(*merged(rows, values, sum_rows), elements)
+
+
+def merged(rows: Array, values: Array, sum_rows: SumRows) -> tuple[Array, Array]:
+    """The different rows, ascending, and the sums of their values, in the order given."""
+    order = np.argsort(rows, kind="stable").astype(np.int64, copy=False)
     rows = rows[order]
-    starts = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1], [True]]))
-    return Rows(rows[starts[:-1]], sum_rows(values, order, starts))
+    borders = np.concatenate([[True], rows[1:] != rows[:-1], [True]])
+    starts = np.flatnonzero(borders).astype(np.int64, copy=False)
+    return rows[starts[:-1]], sum_rows(values, order, starts)
 
 
 def _stored(label: str, matrix: Any, param: Array) -> tuple[Array, Array]:
@@ -130,5 +151,13 @@ def _stored(label: str, matrix: Any, param: Array) -> tuple[Array, Array]:
             f"{label}: a sparse array of shape {matrix.shape}, expected {param.shape} as the "
             "parameter's, and two axes"
         )
-    stored = matrix.tocoo()
-    return stored.row.astype(np.int64) * param.shape[1] + stored.col, stored.data
+    try:
+        stored = matrix.tocoo()
+    except Exception as error:
+        raise ValueError(f"{label}: a sparse array that is not sound: {error}") from error
+    row, column = (np.array(index, np.int64) for index in (stored.row, stored.col))
+    for index, length in zip((row, column), param.shape, strict=True):
+        outside = (index < 0) | (index >= length)
+        if outside.any():
+            raise ValueError(f"{label}: a sparse array's index {index[outside][0]} of {length}")
+    return row * param.shape[1] + column, np.asarray(stored.data)

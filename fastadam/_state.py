@@ -1,4 +1,4 @@
-"""Read a state dict, ours or torch.optim.Adam's, into fresh state."""
+"""Read a state dict, ours or of torch.optim's class of that name, into fresh state."""
 
 from __future__ import annotations
 
@@ -135,6 +135,8 @@ def _read_slot(
             fresh[...] = check_array(f"{label}[{name!r}]", entry[name], slot.param)
         state.append(fresh)
     average = None
+    if slot.average is None and entry.get(AVERAGE) is not None:
+        raise ValueError(f"{label} has an average of the parameter; set ema_decay to take it over")
     if slot.average is not None:
         average = zeros_like(slot.param, len(state))
         values = leaf.array

@@ -19,12 +19,13 @@ SCHEDULE = "<function>"  # stands for a learning rate that is a function
 
 def save(optimizer: Optimizer, path: str | os.PathLike[str]) -> None:
     """Write an optimizer's state; see `Optimizer.save`."""
-    with optimizer._lock:
+    with optimizer._lock, optimizer._reading():
+        optimizer._batch.arrays.check_groups(optimizer.param_groups)
         saved = optimizer._saved()
         arrays: dict[str, Any] = {}
         entries = []
         for i, (key, entry) in enumerate(saved["state"].items()):
-            numbers = {"key": repr(key)}
+            numbers = {"key": _text(key)}
             for name, value in entry.items():
                 if isinstance(value, np.ndarray):
                     arrays[f"{i}.{name}"] = value
@@ -47,18 +48,18 @@ def load(optimizer: Optimizer, path: str | os.PathLike[str]) -> None:
         name = header["optimizer"]
         if name != type(optimizer).__name__:
             raise ValueError(f"state of {name}, expected {type(optimizer).__name__}")
-        keys = {repr(leaf.key): leaf.key for leaf in optimizer._leaves}
+        keys = {_text(leaf.key): leaf.key for leaf in optimizer._leaves}
         entries = [dict(numbers) for numbers in header["state"]]
         for array_name, array in arrays.items():
-            i, state = array_name.split(".", 1)
-            entries[int(i)][state] = array
+            number, kind = array_name.split(".", 1)
+            entries[int(number)][kind] = array
         state = {_key(entry.pop("key"), keys): entry for entry in entries}
         groups = [dict(group) for group in header["param_groups"]]
         for i, group in enumerate(groups):
             group["params"] = [_key(key, keys) for key in group["params"]]
             _take_schedule(group, optimizer.param_groups, i)
         optimizer.load_state_dict({"state": state, "param_groups": groups})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise type(error)(f"{os.fspath(path)}: {error.args[0]}") from error
 
 
@@ -68,15 +69,34 @@ def _key(text: str, ours: dict[str, Any]) -> Any:
 
 
 def _plain_group(group: dict[str, Any]) -> dict[str, Any]:
-    plain = {**group, "params": list(map(repr, group["params"]))}
+    plain = {**group, "params": list(map(_text, group["params"]))}
     if callable(plain["lr"]):
         plain["lr"] = SCHEDULE
     for key, value in plain.items():
         try:
-            json.dumps(value)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"param group: {key!r} cannot be saved: {error}") from None
+            same = json.loads(json.dumps({key: value})) == {key: _lists(value)}
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            raise TypeError(f"param group: {key!r} cannot be saved: JSON has no form for {value!r}")
     return plain
+
+
+def _lists(value: Any) -> Any:
+    """Lists in place of tuples, as they come back from JSON."""
+    return list(map(_lists, value)) if isinstance(value, tuple | list) else value
+
+
+def _text(key: Any) -> str:
+    """A key of the parameters as text that no other key has."""
+    if isinstance(key, tuple):
+        return f"({', '.join(map(_text, key))})"
+    if key is None or isinstance(key, bool):
+        return repr(key)
+    for kind in (str, int, float, bytes):  # NumPy's and other subclasses print otherwise
+        if isinstance(key, kind):
+            return repr(kind(key))  # type: ignore[arg-type]
+    raise TypeError(f"the key {key!r} of a parameter cannot be saved; use a string or a number")
 
 
 def _take_schedule(group: dict[str, Any], ours: list[dict[str, Any]], i: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +12,8 @@ import numpy as np
 
 from fastadam import _backend, _hyper, _rows, _tree, checkpoint
 from fastadam._arrays import (
+    PAUSED,
+    READING,
     Array,
     Arrays,
     Counts,
@@ -26,7 +28,16 @@ from fastadam._rules import Rule
 from fastadam._state import AVERAGE, Leaf, read_state
 
 _REMADE = ("_backend", "_lock", "_batch", "_slots")
-ACCUMULATED: Any = object()  # stands for the mean of the gradients given to `accumulate`
+
+
+class _Accumulated:
+    """Stands for the mean of the gradients given to `accumulate`."""
+
+    def __repr__(self) -> str:
+        return "<accumulated>"
+
+
+ACCUMULATED: Any = _Accumulated()
 
 
 class Optimizer:
@@ -124,29 +135,44 @@ class Optimizer:
         array([-2., -3.])
         """
         with self._lock:
-            self._batch.check_whole()
-            arrays = self._batch.arrays
-            arrays.check_groups(self.param_groups)
-            plain = arrays.plain_gradients(grads, self.param_groups, self._backend.sum_rows)
-            sums = dict(self._sums)
-            for i, grad in enumerate(plain):
-                if grad is not None:
-                    sums[i] = _sum(arrays.name(i), sums.get(i), grad, self._slots[i].param)
-            self._sums, self._accumulated = sums, self._accumulated + 1
+            sum_rows, arrays = self._backend.sum_rows, self._batch.arrays
+            with self._reading(), np.errstate(all="ignore"):
+                decays = [h.weight_decay for h in arrays.check_groups(self.param_groups)]
+                plain = arrays.plain_gradients(grads, decays, sum_rows)
+                sums = dict(self._sums)
+                for i, grad in enumerate(plain):
+                    if grad is not None:
+                        param, total = self._slots[i].param, sums.get(i)
+                        sums[i] = _sum(arrays.name(i), total, grad, param, sum_rows)
+                self._sums, self._accumulated = sums, self._accumulated + 1
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Let no signal handler step meanwhile; other threads wait for the lock."""
+        self._batch.pause(READING)
+        try:
+            yield
+        finally:
+            self._batch.resume()
 
     def _step_mean(self, loss_scale: float) -> None:
         with self._lock:
             if not self._accumulated:
                 raise ValueError("step without gradients needs some from accumulate")
             means: list[Any] = [None] * len(self._leaves)
-            for i, total in self._sums.items():
-                if isinstance(total, _rows.RowGrad):
-                    means[i] = _rows.RowGrad(total.rows, total.values / self._accumulated)
-                else:
-                    means[i] = total / self._accumulated
+            with np.errstate(all="ignore"):
+                for i, total in self._sums.items():
+                    if isinstance(total, _rows.RowGrad):
+                        means[i] = _rows.RowGrad(total.rows, total.values / self._accumulated)
+                    else:
+                        means[i] = total / self._accumulated
             specs = self._specs if self._grouped else self._specs[0]
-            self.step(_tree.build(specs, means), loss_scale=loss_scale)
-            self._sums, self._accumulated = {}, 0
+            before = self._batch.finished + self._batch.skipped
+            try:
+                self.step(_tree.build(specs, means), loss_scale=loss_scale)
+            finally:  # also where Ctrl-C came during the step, which was done all the same
+                if self._batch.finished + self._batch.skipped != before:
+                    self._sums, self._accumulated = {}, 0
 
     def averaged_params(self) -> Any:
         """The moving average of the parameters, with `ema_decay`.
@@ -210,19 +236,21 @@ class Optimizer:
         >>> w
         array([1.])
         """
-        with self._lock:
-            averages = self._averages()
-            arrays = [leaf.array for leaf in self._leaves]
-            kept = [array.copy(order="K") for array in arrays]
-            self._batch.pause()
+        kept: list[Array] = []
         try:
-            for array, average in zip(arrays, averages, strict=True):
-                np.copyto(array, average)
+            with self._lock:
+                averages = self._averages()
+                self._batch.check_whole()
+                # Views, which stay as they are if the block reshapes a parameter, say.
+                params = [leaf.array.view(np.ndarray) for leaf in self._leaves]
+                kept = [param.copy(order="K") for param in params]
+                self._batch.pause(PAUSED)
+            _copy_all(params, averages)
             yield
         finally:
-            self._batch.resume()
-            for array, param in zip(arrays, kept, strict=True):
-                np.copyto(array, param)
+            if kept:
+                _copy_all(params, kept)
+                self._batch.resume()
 
     def _averages(self) -> list[Array]:
         averages = [slot.average for slot in self._slots if slot.average is not None]
@@ -322,7 +350,7 @@ class Optimizer:
         >>> opt.state_dict()["state"]["w"]["exp_avg"]
         array([0.1, 0.1])
         """
-        with self._lock:
+        with self._lock, self._reading():
             saved = self._saved()
             for entry in saved["state"].values():
                 for name, value in entry.items():
@@ -332,7 +360,6 @@ class Optimizer:
 
     def _saved(self) -> dict[str, Any]:
         """A state dict that holds the arrays of the state themselves."""
-        self._batch.check_whole()
         counts = self._counts()
         state = {}
         for i, (leaf, own) in enumerate(zip(self._leaves, self._slots, strict=True)):
@@ -363,8 +390,8 @@ class Optimizer:
         Parameters
         ----------
         state_dict : dict
-            From `state_dict`, or from torch.optim.Adam for as many parameters
-            of equal shapes and dtypes in the same order. An array without
+            From `state_dict`, or from torch.optim's class of that name for as many
+            parameters of equal shapes and dtypes in the same order. An array without
             state is as before its first step. The arrays are copied.
 
         Raises
@@ -553,12 +580,24 @@ class Optimizer:
         return self.param_groups[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy.deepcopy: the parameters and all state, and nothing of a backend."""
+        """For pickle and copy.deepcopy: the parameters and all state, and nothing of a backend.
+
+        No thread may step while pickle, afterwards, reads the arrays.
+        """
         with self._lock:
             self._batch.check_whole()
             own = {k: v for k, v in vars(self).items() if k not in _REMADE}
             state = [(slot.state, slot.average) for slot in self._slots]
             return {**own, "state": state, "counts": self._counts()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+        with self._lock:
+            new = memo[id(self)] = type(self).__new__(type(self))
+            new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+            return new
+
+    def __copy__(self) -> Optimizer:
+        raise TypeError("a copy would share its parameters with this optimizer; use copy.deepcopy")
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         state, counts = saved.pop("state"), saved.pop("counts")
@@ -620,18 +659,24 @@ def _keys(
 
 
 def _sum(
-    label: str, total: Array | _rows.RowGrad | None, grad: Array | _rows.Rows, param: Array
+    label: str,
+    total: Array | _rows.RowGrad | None,
+    grad: Array | _rows.Rows,
+    param: Array,
+    sum_rows: _rows.SumRows,
 ) -> Any:
     """The sum of gradients; a new array."""
     if isinstance(grad, _rows.Rows):
-        if grad.values.size != len(grad.rows) * math.prod(param.shape[1:]):
+        if grad.elements:
             raise TypeError(f"{label}: accumulate takes no scipy.sparse array; use RowGrad")
-        values = grad.values.reshape(-1, *param.shape[1:])
+        values = grad.values.reshape(len(grad.rows), *param.shape[1:])
         if total is None:
             return _rows.RowGrad(grad.rows, values.copy())
         if isinstance(total, _rows.RowGrad):
             rows = np.concatenate([total.rows, grad.rows])
-            return _rows.RowGrad(rows, np.concatenate([total.values, values]))
+            both = np.concatenate([total.values, values]).reshape(len(rows), grad.values.shape[1])
+            rows, sums = _rows.merged(rows, both, sum_rows)
+            return _rows.RowGrad(rows, sums.reshape(len(rows), *param.shape[1:]))
         sums = total.copy()
         sums[grad.rows] += values
         return sums
@@ -640,6 +685,18 @@ def _sum(
         np.add.at(dense, total.rows, total.values)
         return dense + grad
     return grad.copy(order="K") if total is None else total + grad
+
+
+def _copy_all(targets: list[Array], sources: list[Array]) -> None:
+    """Copy all, also if Ctrl-C comes meanwhile."""
+    pairs = list(zip(targets, sources, strict=True))
+    try:
+        for target, source in pairs:
+            np.copyto(target, source)
+    except KeyboardInterrupt:
+        for target, source in pairs:
+            np.copyto(target, source)
+        raise
 
 
 def _laid_out(param: Array, number: int, values: Array) -> Array:

@@ -2,7 +2,7 @@
 
 Each function here makes a schedule: a function of the number of finished steps, 0
 before the first, which an optimizer takes as its ``lr``. Schedules can be pickled and
-copied and print as the call that makes them. After the last of their steps, where there
+copied and print as a call that makes them. After the last of their steps, where there
 is one, the learning rate stays what it was there.
 """
 
@@ -576,9 +576,10 @@ def _exponential_decay(
     finished: int, start: float, rate: float, steps: int, staircase: bool, end: float | None
 ) -> float:
     try:
-        lr = start * rate ** (finished // steps if staircase else finished / steps)
+        factor = rate ** (finished // steps if staircase else finished / steps)
     except OverflowError:
-        lr = math.inf
+        factor = math.inf
+    lr = start * factor if start else 0.0
     if end is None:
         return lr
     return max(lr, end) if rate < 1.0 else min(lr, end)

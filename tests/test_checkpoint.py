@@ -135,7 +135,7 @@ def test_what_does_not_fit(tmp_path):
 
 def test_damage_changes_nothing(tmp_path):
     path = tmp_path / "x"
-    params, opt = make()
+    _, opt = make()
     rng = np.random.default_rng(73)
     opt.step(draw(rng))
     opt.save(path)

@@ -165,8 +165,8 @@ def test_threads():
 
 
 BAD = {
-    "negative": (RowGrad([0, -2], np.ones((2, 3))), ValueError, "row -2, expected 0 to 4"),
-    "beyond": (RowGrad([0, 5], np.ones((2, 3))), ValueError, "row 5, expected 0 to 4"),
+    "negative": (RowGrad([0, -2], np.ones((2, 3))), ValueError, "row -2 of a parameter that has 5"),
+    "beyond": (RowGrad([0, 5], np.ones((2, 3))), ValueError, "row 5 of a parameter that has 5"),
     "huge": (RowGrad(np.array([2**63], np.uint64), np.ones((1, 3))), ValueError, "row 9223"),
     "width": (RowGrad([0], np.ones((1, 4))), ValueError, r"shape \(1, 4\), expected \(1, 3\)"),
     "dtype": (RowGrad([0], np.ones((1, 3), np.float32)), TypeError, "float32, expected float64"),

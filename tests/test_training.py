@@ -262,3 +262,120 @@ class TestCopies:
         child.join(60)
         opt.step(np.ones(3))
         assert got == p.tolist()
+
+
+class TestFoundInReview:
+    def test_rows_that_change_while_they_are_checked(self):
+        """The copy that is stepped is the one that was checked."""
+        rows = np.array([1, 2])
+
+        class Changing(np.ndarray):
+            def copy(self, *args):
+                own = np.array(self)
+                rows[:] = 10**12
+                return own
+
+        grad = RowGrad(rows, np.ones((2, 3)))
+        grad._rows = rows.view(Changing)
+        table = np.zeros((4, 3))
+        fastadam.SGD(table, lr=1.0).step(grad)
+        assert (table[1:3] == -1).all()
+
+    def test_row_gradients_cannot_be_edited(self):
+        grad = RowGrad([1], np.ones((1, 2)))
+        for name in ("rows", "values"):
+            with pytest.raises(AttributeError):
+                setattr(grad, name, None)
+
+    def test_subclasses_as_values(self):
+        a, table = np.zeros(2), np.zeros((5, 2))
+        opt = fastadam.SGD([a, table], lr=1.0)
+        with pytest.warns(PendingDeprecationWarning):
+            values = np.asmatrix(np.arange(6.0).reshape(3, 2))
+        opt.step([np.ones(2), RowGrad([3, 1, 1], values)])
+        assert table[1].tolist() == [-6, -8]
+        assert (a == -1).all()
+
+    @pytest.mark.parametrize("change", ["read-only", "reshaped"])
+    def test_what_a_block_with_averages_does_to_parameters(self, change):
+        a, b = np.zeros(6), np.zeros(2)
+        opt = fastadam.SGD([a, b], lr=1.0, ema_decay=0.5)
+        opt.step([np.ones(6), np.ones(2)])
+        with opt.use_averaged_params():
+            if change == "read-only":
+                a.flags.writeable = False
+            else:
+                a.shape = (2, 3)
+        assert (a == -1).all()
+        assert (b == -1).all()
+        a.shape = (6,)
+        assert opt.averaged_params()[1].tolist() == [-0.5, -0.5]
+
+    def test_rows_are_merged_as_they_are_accumulated(self):
+        rng = np.random.default_rng(68)
+        p, q = np.zeros((7, 3), np.float32), np.zeros((7, 3), np.float32)
+        one, other = fastadam.SGD(p), fastadam.SGD(q)
+        for _ in range(5):
+            g = rng.standard_normal((7, 3)).astype(np.float32)
+            order = rng.permutation(7)
+            one.accumulate(g)
+            other.accumulate(RowGrad(order, g[order]))
+        assert len(other._sums[0].rows) == 7
+        one.step()
+        other.step()
+        assert bits(p) == bits(q)
+        empty = fastadam.SGD(np.zeros((5, 0)))
+        for _ in range(2):
+            empty.accumulate(RowGrad([1], np.zeros((1, 0))))
+        empty.step()
+
+    def test_a_schedule_that_takes_the_weight_decay_away(self):
+        """What counts is what the step will use."""
+
+        def lr(finished):
+            opt.param_groups[0]["weight_decay"] = 0.0
+            return 1.0
+
+        table = np.ones((3, 1))
+        opt = fastadam.SGD(table, lr=lr, weight_decay=0.5)
+        with pytest.raises(ValueError, match=r"weight_decay is 0\.5"):
+            opt.step(RowGrad([1], np.zeros((1, 1))))
+        assert (table == 1).all()
+
+    def test_unpickled_arrays_are_plain(self, backend):
+        """Their dtype objects are others; steps of them must not take the way round."""
+        from fastadam import _backend
+
+        if backend == "numpy":
+            return
+        twin = pickle.loads(pickle.dumps(np.ones(3)))
+        assert twin.dtype is not np.ones(3).dtype
+        native, options = _backend.native(), (1e-3, (0.9, 0.999), 1e-8, 0.0, *[False] * 4)
+        arrays = (np.ones(3), np.zeros(3), pickle.loads(pickle.dumps(np.zeros(3))))
+        assert native.adam_step(arrays, twin, 1, options, 1.0)
+
+    def test_shallow_copies(self):
+        with pytest.raises(TypeError, match="use copy.deepcopy"):
+            copy.copy(fastadam.Adam(np.ones(2)))
+
+    def test_an_average_is_not_dropped(self):
+        saved = fastadam.Adam(np.ones(2), ema_decay=0.5).state_dict()
+        with pytest.raises(ValueError, match="set ema_decay"):
+            fastadam.Adam(np.ones(2)).load_state_dict(saved)
+
+    def test_overflow_in_sums_of_rows_is_silent(self):
+        table = np.zeros((1, 1), np.float32)
+        with np.errstate(all="raise"):
+            opt = fastadam.SGD(table)
+            opt.step(RowGrad([0, 0], np.full((2, 1), 3e38, np.float32)))
+            for _ in range(2):
+                opt.accumulate(np.full((1, 1), 3e38, np.float32))
+            opt.step()
+        assert np.isneginf(table).all() or np.isnan(table).all()
+
+    def test_indices_of_sparse_arrays_are_checked_by_axis(self):
+        sparse = pytest.importorskip("scipy.sparse")
+        grad = sparse.coo_array(([1.0], ([1], [1])), shape=(3, 4))
+        grad.col[0] = -1
+        with pytest.raises(ValueError, match="grads: a sparse array's index -1 of 4"):
+            fastadam.SGD(np.zeros((3, 4))).step(grad)
