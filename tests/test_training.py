@@ -355,7 +355,7 @@ class TestFoundInReview:
         assert native.adam_step(arrays, twin, 1, options, 1.0)
 
     def test_shallow_copies(self):
-        with pytest.raises(TypeError, match="use copy.deepcopy"):
+        with pytest.raises(TypeError, match=r"use copy\.deepcopy"):
             copy.copy(fastadam.Adam(np.ones(2)))
 
     def test_an_average_is_not_dropped(self):
