@@ -291,19 +291,31 @@ def slot(rule: Rule, row: Sequence[Array], group: int) -> Slot:
     return Slot(plain[0], (*plain[1:], *missing), None, group, tuple(copies))
 
 
-def zeros_like(array: Array, number: int) -> Array:
-    """Zeros for an array's state of that number, in the order of its memory (it is plain).
+def state_like(array: Array, number: int, values: Array | float = 0.0) -> Array:
+    """A plain array's state of that number, in the order of its memory.
 
-    They begin as far behind a cache line's border as the array, and if large, some lines
+    It begins as far behind a cache line's border as the array, and if large, some lines
     off in a page, so that no store looks like one to what is loaded next: in the cache,
     either can make a step take 1.2 times as long (AVX2). NumPy asks for huge pages for
     what is filled, but not for calloc's zeros.
     """
     unit, shift = (64, 0) if array.nbytes < 65536 else (4096, 1024 * (number + 1))
-    memory = np.full(array.nbytes + unit, 0, np.uint8)
+    memory = np.empty(array.nbytes + unit, np.uint8)
     offset = (_address(array) + shift - _address(memory)) % unit
     strides = np.empty_like(array, subok=False).strides
-    return np.ndarray(array.shape, array.dtype, memory, offset, strides)
+    state: Array = np.ndarray(array.shape, array.dtype, memory, offset, strides)
+    state[...] = values
+    return state
+
+
+def lies_as(array: Array, like: Array) -> bool:
+    """Whether an array lies in memory as state of a plain array should."""
+    return (
+        array.flags.aligned
+        and array.flags.writeable
+        and same_order(array, like)
+        and (_address(array) - _address(like)) % 64 == 0
+    )
 
 
 def _address(array: Array) -> int:

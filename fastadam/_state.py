@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fastadam._arrays import Array, Counts, Slot, check_array, zeros_like
+from fastadam._arrays import Array, Counts, Slot, check_array, lies_as, state_like
 from fastadam._hyper import Group
 from fastadam._rules import Rule
 
@@ -35,8 +35,12 @@ def read_state(
     leaves: Sequence[Leaf],
     slots: Sequence[Slot],
     groups: Sequence[Group],
+    adopt: bool = False,
 ) -> Loaded:
-    """Check a state dict against an optimizer's arrays and copy it."""
+    """Check a state dict against an optimizer's arrays and copy it.
+
+    With `adopt` its arrays are taken over where they can be.
+    """
     _check_dict("a state dict", state_dict, ("state", "param_groups"))
     saved_groups, saved = state_dict["param_groups"], state_dict["state"]
     _check_dict("state dict: state", saved)
@@ -59,7 +63,8 @@ def read_state(
         label = f"state dict: state[{key!r}]"
         entry = saved.get(key, {})
         _check_dict(label, entry)
-        new_slots.append(_read_slot(rule, label, entry, leaf, slot, merged[slot.group]))
+        group = merged[slot.group]
+        new_slots.append(_read_slot(rule, label, entry, leaf, slot, group, adopt))
         counts.steps.append(_read_count(rule, label, entry))
         product = entry.get("mu_product", 1.0) if "mu_product" in rule.numbers else 1.0
         counts.mu_products.append(_read_product(f"{label}['mu_product']", product))
@@ -113,8 +118,20 @@ def _match_keys(saved_groups: Any, leaves: Sequence[Leaf], n_groups: int) -> lis
 
 
 def _read_slot(
-    rule: Rule, label: str, entry: Mapping[str, Any], leaf: Leaf, slot: Slot, group: Group
+    rule: Rule,
+    label: str,
+    entry: Mapping[str, Any],
+    leaf: Leaf,
+    slot: Slot,
+    group: Group,
+    adopt: bool,
 ) -> Slot:
+    def read(name: str, number: int) -> Array:
+        values = check_array(f"{label}[{name!r}]", entry[name], slot.param)
+        if adopt and lies_as(values, slot.param):
+            return values
+        return state_like(slot.param, number, values)
+
     needed = {
         name
         for name in rule.states
@@ -130,19 +147,17 @@ def _read_slot(
             )
     state: list[Array | None] = []
     for number, name in enumerate(rule.states):
-        fresh = zeros_like(slot.param, number) if name in needed else None
-        if entry and fresh is not None:
-            fresh[...] = check_array(f"{label}[{name!r}]", entry[name], slot.param)
-        state.append(fresh)
+        if name not in needed:
+            state.append(None)
+        else:
+            state.append(read(name, number) if entry else state_like(slot.param, number))
     average = None
     if slot.average is None and entry.get(AVERAGE) is not None:
         raise ValueError(f"{label} has an average of the parameter; set ema_decay to take it over")
-    if slot.average is not None:
-        average = zeros_like(slot.param, len(state))
-        values = leaf.array
-        if entry.get(AVERAGE) is not None:
-            values = check_array(f"{label}[{AVERAGE!r}]", entry[AVERAGE], slot.param)
-        average[...] = values
+    if slot.average is not None and entry.get(AVERAGE) is not None:
+        average = read(AVERAGE, len(state))
+    elif slot.average is not None:
+        average = state_like(slot.param, len(state), leaf.array)
     return slot._replace(state=tuple(state), average=average)
 
 

@@ -58,7 +58,7 @@ def load(optimizer: Optimizer, path: str | os.PathLike[str]) -> None:
         for i, group in enumerate(groups):
             group["params"] = [_key(key, keys) for key in group["params"]]
             _take_schedule(group, optimizer.param_groups, i)
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        optimizer._load({"state": state, "param_groups": groups}, adopt=True)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise type(error)(f"{os.fspath(path)}: {error.args[0]}") from error
 

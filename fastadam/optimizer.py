@@ -21,7 +21,7 @@ from fastadam._arrays import (
     check_separate,
     check_written,
     slot,
-    zeros_like,
+    state_like,
 )
 from fastadam._hyper import Group, Schedule
 from fastadam._rules import Rule
@@ -410,11 +410,11 @@ class Optimizer:
         """
         self._load(state_dict)
 
-    def _load(self, state_dict: Mapping[str, Any]) -> None:
+    def _load(self, state_dict: Mapping[str, Any], adopt: bool = False) -> None:
         with self._lock:
             self._batch.check_whole()
             loaded = read_state(
-                self._rule, state_dict, self._leaves, self._slots, self.param_groups
+                self._rule, state_dict, self._leaves, self._slots, self.param_groups, adopt
             )
             for group in loaded.groups:
                 group.update(self._fixed)
@@ -545,14 +545,14 @@ class Optimizer:
     def _new_slot(self, leaf: Leaf, group: Group) -> Slot:
         bare = slot(self._rule, [leaf.array], leaf.group)
         state = tuple(
-            zeros_like(bare.param, k)
+            state_like(bare.param, k)
             if name not in self._rule.asked or group[self._rule.asked[name]]
             else None
             for k, name in enumerate(self._rule.states)
         )
         average = None
         if self._ema_decay is not None:
-            average = _laid_out(bare.param, len(state), leaf.array)
+            average = state_like(bare.param, len(state), leaf.array)
         return bare._replace(state=state, average=average)
 
     def _replace(self, batch: Any) -> None:
@@ -606,7 +606,7 @@ class Optimizer:
         for leaf, (arrays, average) in zip(self._leaves, state, strict=True):
             bare = slot(self._rule, [leaf.array], leaf.group)
             *arrays, average = (
-                None if array is None else _laid_out(bare.param, k, array)
+                None if array is None else state_like(bare.param, k, array)
                 for k, array in enumerate((*arrays, average))
             )
             self._slots.append(bare._replace(state=tuple(arrays), average=average))
@@ -697,13 +697,6 @@ def _copy_all(targets: list[Array], sources: list[Array]) -> None:
         for target, source in pairs:
             np.copyto(target, source)
         raise
-
-
-def _laid_out(param: Array, number: int, values: Array) -> Array:
-    """Values as state of that number."""
-    array = zeros_like(param, number)
-    np.copyto(array, values)
-    return array
 
 
 def _filled(like: Array, values: Array) -> Array:
