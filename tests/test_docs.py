@@ -1,6 +1,7 @@
 """Examples in docstrings and in the README run and print what they say."""
 
 import doctest
+import importlib
 import pathlib
 import re
 
@@ -22,11 +23,25 @@ def test_docstrings(module):
     assert result.failed == 0
 
 
-def test_readme():
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S)
-    assert blocks
-    for block in blocks:
+@pytest.mark.parametrize(
+    "block", re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S)
+)
+def test_readme(block):
+    try:
         exec(compile(block, str(README), "exec"), {})
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("fastadam"):
+            raise
+        pytest.skip(f"{error.name} is not installed")
+
+
+def test_adapters():
+    for name in ("scipy", "sklearn"):
+        pytest.importorskip(name)
+        module = importlib.import_module(f"fastadam.{name}")
+        result = doctest.testmod(module, extraglobs={"np": np, "fastadam": fastadam})
+        assert result.attempted > 0
+        assert result.failed == 0
 
 
 def test_public_names_are_documented():

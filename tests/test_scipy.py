@@ -1,0 +1,164 @@
+"""fastadam.scipy.adam within scipy.optimize.minimize."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+from scipy.optimize import Bounds, OptimizeResult, basinhopping, minimize, rosen, rosen_der
+
+from fastadam import schedules
+from fastadam.scipy import adam
+
+OPTIONS = {"lr": 0.05, "maxiter": 5000}
+START = [-1.0, 2.0]
+
+
+def both(x):
+    return rosen(x), rosen_der(x)
+
+
+@pytest.mark.parametrize(("fun", "jac"), [(both, True), (rosen, rosen_der)])
+def test_rosenbrock(fun, jac):
+    result = minimize(fun, START, jac=jac, method=adam, options=OPTIONS)
+    assert isinstance(result, OptimizeResult)
+    assert result.success
+    assert result.status == 0
+    assert np.allclose(result.x, 1, atol=1e-3)
+    assert result.fun == rosen(result.x)
+    assert (result.jac == rosen_der(result.x)).all()
+    assert np.abs(result.jac).max() <= 1e-5
+    assert result.nfev == result.njev == result.nit + 1
+
+
+def test_the_start_is_the_callers():
+    x0 = np.array(START, np.float32)
+    result = minimize(both, x0, jac=True, method=adam, options={"maxiter": 5})
+    assert x0.tolist() == START
+    assert result.x.dtype == np.float32
+    assert minimize(both, [1, 2], jac=True, method=adam).x.dtype == np.float64
+
+
+def test_arguments_tolerance_and_limits():
+    def scaled(x, a, b):
+        return a * (x @ x) + b, 2 * a * x
+
+    result = minimize(scaled, [1.0, 2.0], args=(3.0, 1.0), jac=True, method=adam, tol=1e-2)
+    assert result.success
+    assert np.abs(result.jac).max() <= 1e-2
+    result = minimize(scaled, [1.0, 2.0], args=(3.0, 1.0), jac=True, method=adam,
+                      options={"maxiter": 3})  # fmt: skip
+    assert (result.nit, result.status, result.success) == (3, 1, False)
+    assert "Maximum" in result.message
+    nothing = minimize(
+        scaled, [1.0], args=(1.0, 0.0), jac=True, method=adam, options={"maxiter": 0}
+    )
+    assert (nothing.nit, nothing.nfev, nothing.x.tolist()) == (0, 1, [1.0])
+    with pytest.raises(ValueError, match="maxiter must be at least 0"):
+        minimize(both, START, jac=True, method=adam, options={"maxiter": -1})
+
+
+@pytest.mark.parametrize(
+    "bounds", [[(None, 0.5), (None, None)], Bounds([-np.inf, -np.inf], [0.5, np.inf])]
+)
+def test_bounds(bounds):
+    seen = []
+
+    def recorded(x):
+        seen.append(x.copy())
+        return both(x)
+
+    result = minimize(recorded, [3.0, 2.0], jac=True, method=adam, bounds=bounds, options=OPTIONS)
+    assert result.success
+    assert np.allclose(result.x, [0.5, 0.25], atol=1e-4)
+    assert max(x[0] for x in seen) <= 0.5
+    for bad, match in (([(0, 1)], "expected 2 pairs"), ([(1, 0), (0, 1)], "greater")):
+        with pytest.raises(ValueError, match=match):
+            minimize(both, START, jac=True, method=adam, bounds=bad)
+
+
+def test_callbacks():
+    points, results = [], []
+
+    def by_x(x):
+        points.append(x)
+        if len(points) == 7:
+            raise StopIteration
+
+    result = minimize(both, START, jac=True, method=adam, callback=by_x)
+    assert (result.nit, result.status, result.success) == (7, 99, False)
+    assert len({x.tobytes() for x in points}) == 7  # copies
+
+    def by_result(intermediate_result):
+        results.append(intermediate_result)
+
+    minimize(both, START, jac=True, method=adam, callback=by_result, options={"maxiter": 4})
+    assert [r.fun for r in results] == [rosen(r.x) for r in results]
+    assert len(results) == 4
+
+
+def test_the_best_point_is_returned():
+    result = minimize(lambda x: (abs(x[0]), np.sign(x)), [0.3], jac=True, method=adam,
+                      options={"lr": 0.2, "maxiter": 50, "gtol": 0.0})  # fmt: skip
+    assert result.fun == abs(result.x[0]) < 0.1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite(bad):
+    def breaks(x):
+        return (bad, x) if x[0] < 0.8 else (x @ x, 2 * x)
+
+    result = minimize(breaks, [1.0], jac=True, method=adam)
+    assert (result.status, result.success) == (2, False)
+    assert 0.8 <= result.x[0] < 1
+    assert np.isfinite(result.fun)
+
+
+def test_what_it_does_not_take():
+    for more, match in (
+        ({"jac": None}, "needs a gradient"),
+        ({"jac": "2-point"}, "needs a gradient"),
+        ({"jac": rosen_der, "constraints": {"type": "eq", "fun": sum}}, "no constraints"),
+        ({"jac": rosen_der, "options": {"lr": -1.0}}, "Invalid learning rate"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            minimize(rosen, START, method=adam, **more)
+
+
+def test_options_reach_the_optimizer():
+    def path(**options):
+        points = []
+        minimize(both, START, jac=True, method=adam, callback=points.append,
+                 options={"maxiter": 20, **options})  # fmt: skip
+        return np.array(points)
+
+    plain = path(betas=(0.9, 0.5))
+    assert not np.array_equal(path(betas=(0.9, 0.5), amsgrad=True), plain)
+    plain = path()
+    for options in (
+        {"betas": (0.5, 0.9)}, {"weight_decay": 0.1}, {"max_grad_norm": 1.0},
+        {"eps": 1.0}, {"lr": schedules.linear(0.1, 0.0, 20)},
+    ):  # fmt: skip
+        assert not np.array_equal(path(**options), plain), options
+
+
+def test_basin_hopping():
+    result = basinhopping(
+        both, START, niter=2, rng=0,
+        minimizer_kwargs={"method": adam, "jac": True, "options": OPTIONS},
+    )  # fmt: skip
+    assert result.fun < 1e-8
+
+
+def test_messages(capsys):
+    minimize(both, START, jac=True, method=adam, options={"maxiter": 1, "disp": True})
+    assert "Maximum number" in capsys.readouterr().out
+
+
+def test_without_scipy():
+    code = "import sys; sys.modules['scipy'] = None; import fastadam.scipy"
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert "fastadam.scipy needs SciPy: pip install scipy" in result.stderr

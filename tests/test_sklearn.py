@@ -1,0 +1,139 @@
+"""scikit-learn's perceptrons with fastadam patched in."""
+
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+sklearn = pytest.importorskip("sklearn")
+
+from sklearn.datasets import load_digits  # noqa: E402
+from sklearn.exceptions import ConvergenceWarning  # noqa: E402
+from sklearn.model_selection import cross_val_score  # noqa: E402
+from sklearn.neural_network import MLPClassifier, MLPRegressor, _multilayer_perceptron  # noqa: E402
+
+import fastadam.sklearn  # noqa: E402
+from fastadam.sklearn import patch_sklearn, patched_sklearn, unpatch_sklearn  # noqa: E402
+
+X, Y = load_digits(return_X_y=True)
+X = X[:400] / 16
+Y = Y[:400]
+OPTIONS = {"hidden_layer_sizes": (20,), "max_iter": 8, "random_state": 0}
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+    assert _multilayer_perceptron.AdamOptimizer is not fastadam.sklearn.Adam
+
+
+def weights(model):
+    return model.coefs_ + model.intercepts_
+
+
+@pytest.mark.parametrize("cls", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize(
+    "more", [{}, {"early_stopping": True}, {"alpha": 0.1, "batch_size": 7}, {"beta_1": 0.0}]
+)
+def test_fits_are_equal_bit_for_bit(cls, more):
+    theirs = cls(**OPTIONS, **more).fit(X, Y)
+    with patched_sklearn():
+        ours = cls(**OPTIONS, **more).fit(X, Y)
+    assert isinstance(ours._optimizer, fastadam.sklearn.Adam)
+    for a, b in zip(weights(ours), weights(theirs), strict=True):
+        assert (a == b).all()
+    assert ours.loss_curve_ == theirs.loss_curve_
+    assert ours._optimizer.learning_rate == theirs._optimizer.learning_rate
+
+
+def test_going_on():
+    """Warm starts and partial fits, before and after pickling."""
+    results = []
+    for patch in (False, True):
+        model = MLPClassifier(**OPTIONS, warm_start=True)
+        if patch:
+            patch_sklearn()
+        try:
+            model.fit(X, Y).fit(X, Y)
+            model.partial_fit(X, Y)
+            model = pickle.loads(pickle.dumps(model))
+            model.partial_fit(X, Y)
+        finally:
+            unpatch_sklearn()
+        results.append(model)
+    for a, b in zip(*map(weights, results), strict=True):
+        assert (a == b).all()
+
+
+def test_float32():
+    """Close to scikit-learn's, and without its float64 temporaries."""
+    small = X.astype(np.float32)
+    theirs = MLPClassifier(**OPTIONS).fit(small, Y)
+    with patched_sklearn():
+        ours = MLPClassifier(**OPTIONS).fit(small, Y)
+        ours.partial_fit(X, Y)  # float64 data
+        assert all(w.dtype == np.float32 for w in [*weights(ours), *ours._optimizer.ms])
+        ours = MLPClassifier(**OPTIONS).fit(small, Y)
+    for a, b in zip(weights(ours), weights(theirs), strict=True):
+        assert np.abs(a - b).max() < 1e-5  # some 60 steps of size 1e-3, each rounded differently
+
+
+def test_processes():
+    """Other processes train with scikit-learn's own, to the same numbers."""
+    alone = cross_val_score(MLPClassifier(**OPTIONS), X, Y, cv=2)
+    with patched_sklearn():
+        assert (cross_val_score(MLPClassifier(**OPTIONS), X, Y, cv=2, n_jobs=2) == alone).all()
+
+
+def test_an_optimizer_that_fastadam_does_not_know(monkeypatch):
+    class Other:
+        def __init__(self, params, settings):
+            pass
+
+    monkeypatch.setattr(_multilayer_perceptron, "AdamOptimizer", Other)
+    with pytest.raises(RuntimeError, match="nothing was patched"):
+        patch_sklearn()
+    assert _multilayer_perceptron.AdamOptimizer is Other
+
+
+def test_patching_twice_and_exceptions():
+    patch_sklearn()
+    patch_sklearn()
+    with pytest.raises(ZeroDivisionError), patched_sklearn():
+        _ = 1 / 0
+    assert _multilayer_perceptron.AdamOptimizer is fastadam.sklearn.Adam
+    unpatch_sklearn()
+    unpatch_sklearn()
+
+
+def test_without_scikit_learn():
+    code = "import sys; sys.modules['sklearn'] = None; import fastadam.sklearn"
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert "fastadam.sklearn needs scikit-learn: pip install scikit-learn" in result.stderr
+
+
+def test_scikit_learns_own_tests(backend):
+    """Its tests of perceptrons and optimizers, in a process in which its class is ours."""
+    if backend == "sse2":
+        return  # a child takes the best instruction set: the same again
+    code = (
+        "import sys, pytest, fastadam.sklearn as ours\n"
+        "from sklearn.neural_network import _stochastic_optimizers as theirs\n"
+        "ours.patch_sklearn()\n"
+        "theirs.AdamOptimizer = ours.Adam\n"
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '--pyargs',\n"
+        "    'sklearn.neural_network.tests.test_mlp',\n"
+        "    'sklearn.neural_network.tests.test_stochastic_optimizers']))"
+    )
+    import os
+
+    env = {**os.environ, "FASTADAM_BACKEND": "numpy" if backend == "numpy" else "c"}
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, env=env
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
