@@ -46,15 +46,10 @@ cdef class Direct:
             return False
         for i in range(self.batch.n):
             elements += self.arrays[i].size
-        self.batch.isa = isa
-        if elements < KEEP_GIL_BELOW:
-            self.batch.threads = 1
-            fa_step(&self.batch)
-        else:
-            self.batch.threads = fa_get_num_threads()
-            held = tuple(grads), *[tuple(column) for column in columns]  # lists can be changed
-            with nogil:
-                fa_step(&self.batch)
+        held = None
+        if elements >= KEEP_GIL_BELOW:  # other threads can change the lists meanwhile
+            held = tuple(grads), *[tuple(column) for column in columns]
+        step_batch(&self.batch, elements)
         return True
 
     cdef int reserve(self, Py_ssize_t n) except -1:

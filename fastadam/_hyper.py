@@ -53,7 +53,7 @@ class Traits(NamedTuple):
     options: tuple[str, ...]  # the hyper-parameters that there are
     float32: bool  # some are float32 or complex64, to which numbers will be rounded
     params: tuple[Any, ...]  # the arrays themselves
-    #: For options that need an array of state which was not made, what to call that.
+    #: Options that need an array of state which was not made.
     lacking: frozenset[str] = frozenset()
     ema_decay: float = 0.0
 

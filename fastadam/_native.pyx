@@ -174,7 +174,7 @@ cdef class Batch:
     cdef Lock lock
     cdef bint retired
     cdef str busy  # why it cannot be used now, or None
-    cdef bint keeps_gil
+    cdef int64_t elements  # of all arrays
     cdef bint has_plain_keys  # whose comparison runs no user's code while pointers are taken
     cdef list copies  # (index, user's array, plain array)
     cdef list seen  # for each group, the keys and values that c_groups was made from
@@ -190,7 +190,7 @@ cdef class Batch:
 
     def __cinit__(self, arrays, counts, Lock lock, clip):
         cdef Py_ssize_t i, k, ndim
-        cdef int64_t elements = 0, blocks = 0
+        cdef int64_t blocks = 0
         cdef cnp.npy_intp *lengths
         self.arrays = arrays
         self.spec = arrays.spec
@@ -235,11 +235,10 @@ cdef class Batch:
             self.c_arrays[i].group = slot.group
             self.c_arrays[i].step = counts.steps[i]
             self.c_arrays[i].mu_product = counts.mu_products[i]
-            elements += self.c_arrays[i].size
+            self.elements += self.c_arrays[i].size
             blocks += fa_blocks(self.c_arrays[i].size)
             self.copies += [(i, user_array, plain) for user_array, plain in slot.copies]
 
-        self.keeps_gil = elements < KEEP_GIL_BELOW
         self.batch.rule = rule_number(arrays.rule.name)
         self.batch.arrays = self.c_arrays
         self.batch.groups = self.c_groups
@@ -346,14 +345,7 @@ cdef class Batch:
         for i, user, plain in self.copies:
             if self.slots[i].grad != NULL:
                 PyArray_CopyInto(plain, user)
-        self.batch.isa = isa
-        if self.keeps_gil:
-            self.batch.threads = 1
-            stepped = fa_step(&self.batch)
-        else:
-            self.batch.threads = fa_get_num_threads()
-            with nogil:
-                stepped = fa_step(&self.batch)
+        stepped = step_batch(&self.batch, self.elements)
         for i, user, plain in self.copies:
             if self.slots[i].grad != NULL:
                 PyArray_CopyInto(user, plain)
@@ -471,6 +463,19 @@ def plain_keys(spec):
     if type(spec) is dict:
         return all(type(key) in (str, int) for key in spec) and all(map(plain_keys, spec.values()))
     return type(spec) is int or all(map(plain_keys, spec))
+
+
+cdef int step_batch(fa_batch *batch, int64_t elements) except -1:
+    """The one C call of a step; whether it was not skipped."""
+    cdef int stepped
+    batch.isa = isa
+    if elements < KEEP_GIL_BELOW:
+        batch.threads = 1
+        return fa_step(batch)
+    batch.threads = fa_get_num_threads()
+    with nogil:
+        stepped = fa_step(batch)
+    return stepped
 
 
 cdef bint is_as_made(const Slot *slot) noexcept:

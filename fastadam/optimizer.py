@@ -166,10 +166,10 @@ class Optimizer:
                         means[i] = _rows.RowGrad(total.rows, total.values / self._accumulated)
                     else:
                         means[i] = total / self._accumulated
-            specs = self._specs if self._grouped else self._specs[0]
+            spec = self._batch.arrays.spec
             before = self._batch.finished + self._batch.skipped
             try:
-                self.step(_tree.build(specs, means), loss_scale=loss_scale)
+                self.step(_tree.build(spec, means), loss_scale=loss_scale)
             finally:  # also where Ctrl-C came during the step, which was done all the same
                 if self._batch.finished + self._batch.skipped != before:
                     self._sums, self._accumulated = {}, 0
@@ -209,7 +209,7 @@ class Optimizer:
                 _filled(leaf.array, average)
                 for leaf, average in zip(self._leaves, self._averages(), strict=True)
             ]
-            return _tree.build(self._specs if self._grouped else self._specs[0], copies)
+            return _tree.build(self._batch.arrays.spec, copies)
 
     @contextmanager
     def use_averaged_params(self) -> Iterator[None]:
