@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
@@ -18,8 +18,7 @@ from numpy.lib.array_utils import byte_bounds
 from fastadam import _hyper, _rows, _tree
 from fastadam._rows import Rows, SumRows
 from fastadam._rules import Rule
-
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+from fastadam._types import Array
 
 DTYPES = tuple(map(np.dtype, (np.float32, np.float64, np.complex64, np.complex128)))
 SUPPORTED = "float32, float64, complex64 or complex128"

@@ -46,7 +46,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+from fastadam._types import Array
+
 Path: TypeAlias = str | os.PathLike[str]
 
 MAGIC = b"fastadam"

@@ -1,7 +1,8 @@
 from typing import Any
 
-from fastadam._arrays import Array, Arrays, Counts
+from fastadam._arrays import Arrays, Counts
 from fastadam._hyper import Clip, Group
+from fastadam._types import Array
 
 built_with: str
 threading: str

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from fastadam import _fork, _hyper
-from fastadam._arrays import DTYPES, REENTERED, Array, Arrays, Counts
+from fastadam._arrays import DTYPES, REENTERED, Arrays, Counts
 from fastadam._rows import Rows
 from fastadam._rules import Scalars, step_block
+from fastadam._types import Array
 
 Lock = threading.RLock
 _batches: weakref.WeakSet[Batch] = weakref.WeakSet()

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+from fastadam._types import Array
+
 #: sum_rows(values, order, starts): row j of the result is the sum of the rows
 #: order[starts[j]:starts[j + 1]] of `values`, one after the other. Both backends have one.
 SumRows: TypeAlias = Callable[[Array, Array, Array], Array]

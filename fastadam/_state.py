@@ -6,9 +6,10 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fastadam._arrays import Array, Counts, Slot, check_array, lies_as, state_like
+from fastadam._arrays import Counts, Slot, check_array, lies_as, state_like
 from fastadam._hyper import Group
 from fastadam._rules import Rule
+from fastadam._types import Array
 
 COUNTS = ("finished_steps", "skipped_steps")
 AVERAGE = "averaged_param"  # the moving average's name in state dicts

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from fastadam import _backend, _hyper
-from fastadam._arrays import Array, Arrays, Counts, check_separate, check_written, slot
+from fastadam._arrays import Arrays, Counts, check_separate, check_written, slot
 from fastadam._rules import ADAM
+from fastadam._types import Array
 
 
 def adam_step(

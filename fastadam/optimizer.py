@@ -14,7 +14,6 @@ from fastadam import _backend, _hyper, _rows, _tree, checkpoint
 from fastadam._arrays import (
     PAUSED,
     READING,
-    Array,
     Arrays,
     Counts,
     Slot,
@@ -26,6 +25,7 @@ from fastadam._arrays import (
 from fastadam._hyper import Group, Schedule
 from fastadam._rules import Rule
 from fastadam._state import AVERAGE, Leaf, read_state
+from fastadam._types import Array
 
 _REMADE = ("_backend", "_lock", "_batch", "_slots")
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 import fastadam
-from fastadam._arrays import Array
 from fastadam._bench import rivals
 from fastadam._bench.timing import Times, measure, ratio
+from fastadam._types import Array
 
 SHOWN = ("textbook NumPy", "torch fused", "numba, parallel", "scikit-learn", "thinc")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 import fastadam
 from fastadam import _backend
-from fastadam._arrays import Array
+from fastadam._types import Array
 
 Step = Callable[[], Any]
 LR, B1, B2, EPS = 1e-3, 0.9, 0.999, 1e-8

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastadam._arrays import Array
+from fastadam._types import Array
 
 Times = dict[str, Array]
 
