@@ -122,20 +122,26 @@ class Arrays:
         TypeError, ValueError, KeyError
             The nesting, a shape, a dtype or a kind of array does not fit.
         """
-        leaves = list(_tree.flatten(self.spec, grads, self.names[1]))
-        for i, leaf in enumerate(leaves):
-            if leaf is not None:
-                self._check_param(i)
-        checked: list[Array | Rows | None] = []
-        for i, (leaf, slot) in enumerate(zip(leaves, self.slots, strict=True)):
-            if leaf is None:
-                checked.append(None)
-            elif isinstance(leaf, _rows.RowGrad) or _rows.is_sparse(leaf):
-                self._check_rows_alone(i, weight_decays[slot.group])
-                checked.append(_rows.read(self.name(i), leaf, slot.param, sum_rows))
-            else:
-                checked.append(check_array(self.name(i), leaf, slot.param))
-        return [None if grad is None else self._plain(i, grad) for i, grad in enumerate(checked)]
+        return [
+            self.plain_gradient(i, leaf, weight_decays[slot.group], sum_rows)
+            for i, (leaf, slot) in enumerate(zip(self.leaves(grads), self.slots, strict=True))
+        ]
+
+    def leaves(self, grads: Any) -> list[Any]:
+        """The gradients, in the order of the slots, as they are."""
+        return list(_tree.flatten(self.spec, grads, self.names[1]))
+
+    def plain_gradient(
+        self, i: int, grad: Any, weight_decay: float, sum_rows: SumRows
+    ) -> Array | Rows | None:
+        """A gradient, checked and plain."""
+        if grad is None:
+            return None
+        self._check_param(i)
+        if isinstance(grad, _rows.RowGrad) or _rows.is_sparse(grad):
+            self._check_rows_alone(i, weight_decay)
+            return self._apart(_rows.read(self.name(i), grad, self.slots[i].param, sum_rows))
+        return self._plain(i, check_array(self.name(i), grad, self.slots[i].param))
 
     def check_groups(self, groups: Sequence[_hyper.Group]) -> list[_hyper.Hyper]:
         """The groups' hyper-parameters, checked."""
@@ -162,10 +168,10 @@ class Arrays:
                 "the others"
             )
 
-    def _plain(self, i: int, grad: Array | Rows) -> Array | Rows:
-        if isinstance(grad, Rows):
-            values = grad.values
-            return grad._replace(values=values.copy()) if self.spans.touch(values) else grad
+    def _apart(self, grad: Rows) -> Rows:
+        return grad._replace(values=grad.values.copy()) if self.spans.touch(grad.values) else grad
+
+    def _plain(self, i: int, grad: Array) -> Array:
         like = self.slots[i].param
         if grad.flags.aligned and same_order(grad, like) and not self.spans.touch(grad):
             return grad
@@ -276,12 +282,17 @@ def same_order(a: Array, b: Array) -> bool:
     )
 
 
-def slot(rule: Rule, row: Sequence[Array], group: int) -> Slot:
+def slot(rule: Rule, row: Sequence[Array | None], group: int) -> Slot:
     """A slot of users' arrays: a parameter and its state, if that is the user's, too."""
-    like = row[0].view(np.ndarray) if is_plain(row[0]) else np.empty_like(row[0], subok=False)
-    plain, copies = [], []
+    param = row[0]
+    assert param is not None
+    like = param.view(np.ndarray) if is_plain(param) else np.empty_like(param, subok=False)
+    plain: list[Any] = []
+    copies = []
     for array in row:
-        if is_plain(array) and same_order(array, like):
+        if array is None:
+            plain.append(None)
+        elif is_plain(array) and same_order(array, like):
             plain.append(array.view(np.ndarray))
         else:
             plain.append(np.empty_like(like))

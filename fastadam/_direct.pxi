@@ -49,7 +49,7 @@ cdef class Direct:
         held = None
         if elements >= KEEP_GIL_BELOW:  # other threads can change the lists meanwhile
             held = tuple(grads), *[tuple(column) for column in columns]
-        step_batch(&self.batch, elements)
+        step_batch(&self.batch, elements, INT_MAX)
         return True
 
     cdef int reserve(self, Py_ssize_t n) except -1:

@@ -94,7 +94,7 @@ def check_group(group: Group, traits: Traits) -> Hyper:
 def are_fixed(values: Sequence[Any]) -> bool:
     """Whether the same objects will always mean the same hyper-parameters."""
     return all(
-        type(value) in (float, bool) or (type(value) is tuple and are_fixed(value))
+        type(value) in (float, int, bool) or (type(value) is tuple and are_fixed(value))
         for value in values
     )
 

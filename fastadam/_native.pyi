@@ -1,9 +1,11 @@
+from collections.abc import Callable
 from typing import Any
 
 from fastadam._arrays import Arrays, Counts
 from fastadam._hyper import Clip, Group
 from fastadam._types import Array
 
+STATES: int
 built_with: str
 threading: str
 
@@ -29,9 +31,26 @@ class Batch:
     steps: list[int]
     mu_products: list[float]
     def __init__(self, arrays: Arrays, counts: Counts, lock: Lock, clip: Clip) -> None: ...
-    def step(self, grads: Any, groups: list[Group], loss_scale: float) -> bool: ...
+    def step(
+        self, grads: Any, groups: list[Group], loss_scale: float, most_threads: int = ...
+    ) -> bool: ...
     def retire(self) -> None: ...
     def check_whole(self) -> None: ...
     def pause(self, why: str) -> None: ...
     def resume(self) -> None: ...
     def streams(self, grads: Any) -> None: ...
+
+class Tensors:
+    def __init__(
+        self,
+        batch: Batch,
+        exchange: object,
+        grad_type: type,
+        params: list[Any],
+        rows: list[tuple[Any, ...] | None],
+        state: dict[Any, Any],
+        read_group: Callable[[Any, Any], Group],
+        read_grad: Callable[[str, Any], Any],
+    ) -> None: ...
+    def step(self, groups: list[Group], is_shared: bool, most_threads: int) -> bool: ...
+    def is_state_shared(self) -> bool: ...

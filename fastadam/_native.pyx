@@ -6,12 +6,14 @@ nanoseconds each; all others take the way through `Arrays.plain_gradients`,
 which copies or refuses them.
 """
 
-from libc.stdint cimport int64_t, uintptr_t
+from libc.limits cimport INT_MAX
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcpy, memset
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.list cimport PyList_GET_SIZE
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_CLEAR, Py_INCREF
@@ -77,6 +79,7 @@ cdef extern from "fastadam.h":
 
 cdef extern from *:
     const char *FA_BUILT_WITH
+    Py_ssize_t Py_REFCNT(PyObject *object)
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t i)
     int PyDict_Next(object items, Py_ssize_t *position, PyObject **key, PyObject **value)
 
@@ -85,6 +88,7 @@ cdef extern from "numpy/arrayobject.h":
     int PyArray_CopyInto(cnp.ndarray dest, cnp.ndarray src) except -1
 
 cdef int64_t KEEP_GIL_BELOW = 1024  # elements: giving the GIL away would take longer
+STATES = FA_STATES  # most arrays of state that a rule keeps
 built_with = FA_BUILT_WITH.decode()
 threading = fa_threading.decode()
 fa_get_num_threads()  # notes OpenMP's number before anybody limits it
@@ -285,7 +289,7 @@ cdef class Batch:
         """NAdam's products of momenta."""
         return [self.c_arrays[i].mu_product for i in range(self.n)]
 
-    def step(self, grads, groups, loss_scale):
+    def step(self, grads, groups, loss_scale, int most_threads=INT_MAX):
         """One step of every array that has a gradient; all checks come first.
 
         False if `retire` was called while this waited for the lock.
@@ -300,7 +304,7 @@ cdef class Batch:
                 # Schedules may do anything, so gradients become pointers only after them.
                 self.load_groups(groups, loss_scale)
                 self.take_all(grads)
-                self.run()
+                self.run(most_threads)
             finally:
                 self.release()
                 self.busy = None
@@ -330,22 +334,35 @@ cdef class Batch:
         cdef Py_ssize_t i
         if self.has_plain_keys and self.take(self.spec, grads):
             return 0
+        leaves = self.arrays.leaves(grads)
         self.release()
-        decays = [self.c_groups[i].weight_decay for i in range(self.n_groups)]
-        for i, grad in enumerate(self.arrays.plain_gradients(grads, decays, sum_rows)):
-            taken = self.take_rows(i, grad) if type(grad) is Rows else self.take_leaf(i, grad)
-            if not taken:
-                raise RuntimeError(f"{self.arrays.name(i)} changed while it was checked")
+        for i in range(self.n):
+            if not self.take_leaf(i, leaves[i]):
+                leaves[i] = self.mended(i, leaves[i])
+        # Mending runs other people's code, so all addresses are taken anew.
+        self.release()
+        for i in range(self.n):
+            self.take_mended(i, leaves[i])
         return 0
 
-    cdef int run(self) except -1:
+    cdef object mended(self, Py_ssize_t i, grad):
+        """A gradient that is not plain, made so, or an error."""
+        decay = self.c_groups[self.c_arrays[i].group].weight_decay
+        return self.arrays.plain_gradient(i, grad, decay, sum_rows)
+
+    cdef int take_mended(self, Py_ssize_t i, grad) except -1:
+        if not (self.take_rows(i, grad) if type(grad) is Rows else self.take_leaf(i, grad)):
+            raise RuntimeError(f"{self.arrays.name(i)} changed while it was checked")
+        return 0
+
+    cdef int run(self, int most_threads) except -1:
         """What follows cannot fail, nor be interrupted by a signal handler."""
         cdef Py_ssize_t i
         cdef int stepped
         for i, user, plain in self.copies:
             if self.slots[i].grad != NULL:
                 PyArray_CopyInto(plain, user)
-        stepped = step_batch(&self.batch, self.elements)
+        stepped = step_batch(&self.batch, self.elements, most_threads)
         for i, user, plain in self.copies:
             if self.slots[i].grad != NULL:
                 PyArray_CopyInto(user, plain)
@@ -433,9 +450,9 @@ cdef class Batch:
                 self.arrays.check_groups(groups)
             c_group = &self.c_groups[i]
             c_group.loss_scale = scale
-            if self.is_changed(group, self.seen[i]):
+            if not has_items(group, self.seen[i]):
                 hyper = _hyper.check_group(group, self.arrays.traits[i])
-                self.seen[i] = [part for item in group.items() for part in item]
+                self.seen[i] = items_of(group)
                 self.scheduled[i] = hyper if callable(hyper.lr) else None
                 fill(c_group, hyper)
         for i, hyper in enumerate(self.scheduled):
@@ -443,19 +460,25 @@ cdef class Batch:
                 self.c_groups[i].lr = _hyper.lr_now(hyper, self.finished, self.arrays.traits[i])
         return 0
 
-    cdef bint is_changed(self, group, list seen) noexcept:
-        """Whether a key or value was replaced since the group was last checked."""
-        cdef Py_ssize_t position = 0, i = 0
-        cdef PyObject *key
-        cdef PyObject *value
-        if type(group) is not dict or 2 * len(<dict>group) != PyList_GET_SIZE(seen):
-            return True
-        # Walking both costs a third of looking the keys up.
-        while PyDict_Next(group, &position, &key, &value):
-            if key != PyList_GET_ITEM(seen, i) or value != PyList_GET_ITEM(seen, i + 1):
-                return True
-            i += 2
+
+def items_of(mapping):
+    """Its keys and values, one behind the other; see `has_items`."""
+    return [part for item in mapping.items() for part in item]
+
+
+cdef bint has_items(mapping, list seen) noexcept:
+    """Whether a dict's keys and values are still these same objects."""
+    cdef Py_ssize_t position = 0, i = 0
+    cdef PyObject *key
+    cdef PyObject *value
+    if not isinstance(mapping, dict) or 2 * len(<dict>mapping) != PyList_GET_SIZE(seen):
         return False
+    # Walking both costs a third of looking the keys up.
+    while PyDict_Next(mapping, &position, &key, &value):
+        if key != PyList_GET_ITEM(seen, i) or value != PyList_GET_ITEM(seen, i + 1):
+            return False
+        i += 2
+    return True
 
 
 def plain_keys(spec):
@@ -465,14 +488,14 @@ def plain_keys(spec):
     return type(spec) is int or all(map(plain_keys, spec))
 
 
-cdef int step_batch(fa_batch *batch, int64_t elements) except -1:
+cdef int step_batch(fa_batch *batch, int64_t elements, int most_threads) except -1:
     """The one C call of a step; whether it was not skipped."""
     cdef int stepped
     batch.isa = isa
     if elements < KEEP_GIL_BELOW:
         batch.threads = 1
         return fa_step(batch)
-    batch.threads = fa_get_num_threads()
+    batch.threads = min(fa_get_num_threads(), most_threads)
     with nogil:
         stepped = fa_step(batch)
     return stepped
@@ -533,3 +556,4 @@ cdef int resize(void **memory, size_t size) except -1:
 
 
 include "_direct.pxi"
+include "_tensors.pxi"

@@ -128,7 +128,13 @@ class Batch:
         }
         self._wide = np.empty(NORM_BLOCK if clip.measures else 0)
 
-    def step(self, grads: Any, groups: list[_hyper.Group], loss_scale: float) -> bool:
+    def step(
+        self,
+        grads: Any,
+        groups: list[_hyper.Group],
+        loss_scale: float,
+        most_threads: int | None = None,
+    ) -> bool:
         """One step of every array that has a gradient; all checks come first.
 
         False if `retire` was called while this waited for the lock.

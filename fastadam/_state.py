@@ -68,9 +68,9 @@ def read_state(
         new_slots.append(_read_slot(rule, label, entry, leaf, slot, group, adopt))
         counts.steps.append(_read_count(rule, label, entry))
         product = entry.get("mu_product", 1.0) if "mu_product" in rule.numbers else 1.0
-        counts.mu_products.append(_read_product(f"{label}['mu_product']", product))
+        counts.mu_products.append(read_product(f"{label}['mu_product']", product))
     finished, skipped = (
-        max(_read_step(name, group.get(name, 0)) for group in saved_groups) for name in COUNTS
+        max(read_step(name, group.get(name, 0)) for group in saved_groups) for name in COUNTS
     )
     counts = counts._replace(finished=max(finished, *counts.steps), skipped=skipped)
     return Loaded(new_slots, counts, merged)
@@ -164,10 +164,10 @@ def _read_slot(
 
 def _read_count(rule: Rule, label: str, entry: Mapping[str, Any]) -> int:
     """The step count; torch.optim.SGD keeps none, and asks only whether it is zero."""
-    return _read_step(f"{label}['step']", entry.get("step", 1)) if entry else 0
+    return read_step(f"{label}['step']", entry.get("step", 1)) if entry else 0
 
 
-def _read_product(label: str, value: Any) -> float:
+def read_product(label: str, value: Any) -> float:
     try:
         product = float(value)
     except (TypeError, ValueError):
@@ -177,7 +177,7 @@ def _read_product(label: str, value: Any) -> float:
     return product
 
 
-def _read_step(label: str, value: Any) -> int:
+def read_step(label: str, value: Any) -> int:
     """A step count from an integer, or from torch's 0-d float tensor."""
     try:
         number = value.item() if hasattr(value, "item") else value

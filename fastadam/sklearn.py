@@ -27,7 +27,7 @@ except ImportError as error:
 __all__ = ["Adam", "patch_sklearn", "patched_sklearn", "unpatch_sklearn"]
 
 
-class Adam(AdamOptimizer):  # type: ignore[misc]
+class Adam(AdamOptimizer):
     """scikit-learn's AdamOptimizer, with its steps done by `fastadam.adam_step`."""
 
     t: int
