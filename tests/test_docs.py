@@ -35,13 +35,16 @@ def test_readme(block):
         pytest.skip(f"{error.name} is not installed")
 
 
-def test_adapters():
-    for name in ("scipy", "sklearn"):
-        pytest.importorskip(name)
-        module = importlib.import_module(f"fastadam.{name}")
-        result = doctest.testmod(module, extraglobs={"np": np, "fastadam": fastadam})
-        assert result.attempted > 0
-        assert result.failed == 0
+@pytest.mark.parametrize("name", ["scipy", "sklearn", "torch"])
+def test_adapters(name):
+    package = pytest.importorskip(name)
+    module = importlib.import_module(f"fastadam.{name}")
+    names = {"np": np, "fastadam": fastadam, name: package}
+    result = doctest.testmod(module, extraglobs=names)
+    assert result.attempted > 0
+    assert result.failed == 0
+    for public in module.__all__:
+        assert ">>>" in getattr(module, public).__doc__, f"{public} has no example"
 
 
 def test_public_names_are_documented():

@@ -9,6 +9,8 @@ import io
 import itertools
 import pickle
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -649,3 +651,9 @@ def test_without_the_exchange_api(monkeypatch, version):
             optimizer.step()
     assert both[0]._tensors is None
     assert difference(*map(params_of, both)) < 1e-12
+
+
+def test_without_torch(backend):
+    code = "import sys; sys.modules['torch'] = None; import fastadam.torch"
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert "fastadam.torch needs PyTorch: pip install torch" in result.stderr
