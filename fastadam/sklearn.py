@@ -28,7 +28,23 @@ __all__ = ["Adam", "patch_sklearn", "patched_sklearn", "unpatch_sklearn"]
 
 
 class Adam(AdamOptimizer):
-    """scikit-learn's AdamOptimizer, with its steps done by `fastadam.adam_step`."""
+    """scikit-learn's AdamOptimizer, with its steps done by `fastadam.adam_step`.
+
+    Parameters, attributes and methods are scikit-learn's.
+
+    References
+    ----------
+    Kingma & Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, section 2.
+
+    Examples
+    --------
+    >>> import fastadam.sklearn
+    >>> w = np.array([1.0, -1.0])
+    >>> optimizer = fastadam.sklearn.Adam([w], learning_rate_init=0.5)
+    >>> optimizer.update_params([w], [2 * w])
+    >>> w.round(6)
+    array([ 0.5, -0.5])
+    """
 
     t: int
 
@@ -92,7 +108,7 @@ def patch_sklearn() -> None:
 
 
 def unpatch_sklearn() -> None:
-    """Undo `patch_sklearn`."""
+    """Train with scikit-learn's own optimizer again. See `patch_sklearn`."""
     mlp.AdamOptimizer = AdamOptimizer
 
 

@@ -410,7 +410,7 @@ class RAdam(_Optimizer, torch.optim.RAdam):
     Examples
     --------
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
-    >>> optimizer = fastadam.torch.RAdam([w], lr=0.01)
+    >>> optimizer = fastadam.torch.RAdam([w], lr=0.1)
     >>> for _ in range(200):
     ...     w.grad = 2 * w.data
     ...     optimizer.step()
