@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,14 +13,14 @@ from fastadam._hyper import Schedule
 from fastadam.family import Adam
 
 try:
-    from scipy.optimize import Bounds, OptimizeResult
+    from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
 except ImportError as error:
     raise ImportError("fastadam.scipy needs SciPy: pip install scipy") from error
 
 __all__ = ["adam"]
 
 MESSAGES = {
-    0: "The gradient's largest component is below the tolerance.",
+    0: "No component of the projected gradient is larger than the tolerance.",
     1: "Maximum number of iterations has been reached.",
     2: "The function or its gradient became NaN or infinite.",
     99: "`callback` raised `StopIteration`.",
@@ -31,13 +32,15 @@ def adam(
     x0: Any,
     args: tuple[Any, ...] = (),
     jac: Any = None,
+    hess: Any = None,
+    hessp: Any = None,
     bounds: Any = None,
     constraints: Any = (),
     callback: Callable[..., Any] | None = None,
     *,
     tol: float | None = None,
     gtol: float = 1e-5,
-    maxiter: int = 1000,
+    maxiter: float = 1000,
     lr: float | Schedule = 1e-2,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
@@ -54,12 +57,15 @@ def adam(
     Parameters
     ----------
     fun : callable
-        ``fun(x, *args)``, a number; with ``jac=True``, a pair of it and the gradient.
+        ``fun(x, *args)``, a number; in `minimize` with ``jac=True``, a pair of it and the
+        gradient.
     x0 : array_like
         Where to begin; it is copied. float32 stays float32.
     args : tuple, optional
-    jac : callable or True
-        The gradient, of the shape of `x0`; Adam needs one.
+    jac : callable
+        ``jac(x, *args)``, the gradient, of the size of `x0`; in `minimize`, also True.
+    hess, hessp
+        Ignored.
     bounds : Bounds or sequence of (min, max), optional
         After each step x is brought back between them.
     callback : callable, optional
@@ -69,24 +75,32 @@ def adam(
     tol, gtol : float, optional
         End where no component of the projected gradient is larger; `tol` takes the place
         of `gtol`.
-    maxiter : int, optional
+    maxiter : float, optional
         Most steps.
     lr, betas, eps, weight_decay, amsgrad, decoupled_weight_decay, epsilon_hat, max_grad_norm
         As in `fastadam.Adam`; lr may be a function of the number of finished steps.
     disp : bool, optional
         Print the message at the end.
+    **unknown
+        Other options give an OptimizeWarning, as with SciPy's methods.
 
     Returns
     -------
     scipy.optimize.OptimizeResult
-        ``x`` is the best point that was seen, ``fun`` and ``jac`` belong to it; ``nit``, ``nfev``,
-        ``njev``, ``success``, ``status`` (0: tolerance reached, 1: maxiter, 2: not finite, 99:
-        stopped by the callback), ``message``.
+        ``x`` is the point with the lowest value that was seen, ``fun`` and ``jac`` belong to it;
+        ``nit``, ``nfev``, ``njev``, ``success``, ``status`` (0: tolerance reached, at this or a
+        later point; 1: maxiter, 2: not finite, 99: stopped by the callback), ``message``.
 
     Raises
     ------
     ValueError
-        There is no gradient, there are constraints, or bounds or an option do not fit.
+        There is no gradient, there are constraints, or bounds, an option or what `fun` or
+        `jac` returned does not fit.
+
+    Notes
+    -----
+    If `fun` is noisy, its lowest value is mostly luck: better take the last x that the callback
+    got.
 
     References
     ----------
@@ -108,35 +122,43 @@ def adam(
         raise ValueError("adam takes no constraints, only bounds")
     if tol is not None:
         gtol = tol
-    if maxiter < 0:
+    if not maxiter >= 0:
         raise ValueError(f"maxiter must be at least 0, found {maxiter}")
+    if unknown:
+        names = ", ".join(unknown)
+        warnings.warn(f"Unknown solver options: {names}", OptimizeWarning, stacklevel=3)
     x = np.array(x0)
-    if x.dtype != np.float32:
-        x = x.astype(np.float64)
+    x = x.astype(np.float32 if x.dtype.type is np.float32 else np.float64)
     low, high = _bounds(bounds, x)
     np.clip(x, low, high, out=x)
     optimizer = Adam(
         x, lr, betas, eps, weight_decay, amsgrad=amsgrad, epsilon_hat=epsilon_hat,
         decoupled_weight_decay=decoupled_weight_decay, max_grad_norm=max_grad_norm,
     )  # fmt: skip
-    best = OptimizeResult(x=x.copy(), fun=np.inf, jac=np.zeros_like(x))
+    call = None if callback is None else _caller(callback)
+    best = OptimizeResult()
     nit = evaluations = 0
     while True:
-        value = float(fun(x.copy(), *args))
-        gradient = np.asarray(jac(x.copy(), *args), x.dtype).reshape(x.shape)
+        value = _sized("fun", fun(x.copy(), *args), 1).astype(np.float64).item()
+        gradient = _sized("jac", jac(x.copy(), *args), x.size).astype(x.dtype).reshape(x.shape)
         evaluations += 1
-        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+        is_finite = np.isfinite(value) and np.isfinite(gradient).all()
+        if evaluations == 1 or (is_finite and value < best.fun):
+            best.update(x=x.copy(), fun=value, jac=gradient)
+        if not is_finite:
             status = 2
             break
-        if value < best.fun or evaluations == 1:
-            best.update(x=x.copy(), fun=value, jac=gradient.copy())
-        if nit and callback is not None and not _call(callback, x, value):
+        if nit and call is not None and not call(x, value):
             status = 99
             break
-        if np.abs(x - np.clip(x - gradient, low, high)).max(initial=0.0) <= gtol:
+        # What bounds leave of it; x - clip(x - gradient) would lose it where x is large.
+        projected = np.where(
+            gradient < 0, np.maximum(x - high, gradient), np.minimum(x - low, gradient)
+        )
+        if np.abs(projected).max(initial=0.0) <= gtol:
             status = 0
             break
-        if nit == maxiter:
+        if nit >= maxiter:
             status = 1
             break
         optimizer.step(gradient)
@@ -151,35 +173,58 @@ def adam(
     return best
 
 
+def _sized(name: str, value: Any, size: int) -> Any:
+    """What a function returned, as a new array."""
+    array = np.array(value)
+    if array.size != size:
+        raise ValueError(
+            f"{name} returned an array of shape {array.shape}, expected {size} numbers"
+        )
+    return array
+
+
 def _bounds(bounds: Any, x: Any) -> tuple[Any, Any]:
     """The lowest and highest values, infinite where there is no bound."""
     if bounds is None:
         return -np.inf, np.inf
-    if isinstance(bounds, Bounds):
-        low, high = bounds.lb, bounds.ub
-    else:
-        pairs = list(bounds)
-        if len(pairs) != x.size or any(len(pair) != 2 for pair in pairs):
-            raise ValueError(f"bounds: expected {x.size} pairs (min, max), found {bounds!r}")
-        low = [-np.inf if pair[0] is None else pair[0] for pair in pairs]
-        high = [np.inf if pair[1] is None else pair[1] for pair in pairs]
-    low, high = (np.broadcast_to(np.asarray(b, x.dtype), x.shape) for b in (low, high))
-    if not (low <= high).all():
+    try:
+        if isinstance(bounds, Bounds):
+            low, high = bounds.lb, bounds.ub
+        else:
+            low, high = zip(*bounds, strict=True)
+            low = [-np.inf if number is None else number for number in low]
+            high = [np.inf if number is None else number for number in high]
+            low, high = (np.reshape(np.array(b, np.float64), x.shape) for b in (low, high))
+        with np.errstate(over="ignore"):  # to infinity, in float32
+            low, high = (
+                np.broadcast_to(np.asarray(b).astype(x.dtype), x.shape) for b in (low, high)
+            )
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"bounds: expected Bounds or {x.size} pairs (min, max), found {bounds!r}"
+        ) from None
+    if np.isnan(low).any() or np.isnan(high).any():
+        raise ValueError("bounds: a bound is NaN")
+    if (low > high).any():
         raise ValueError("bounds: a lower bound is greater than its upper bound")
     return low, high
 
 
-def _call(callback: Callable[..., Any], x: Any, value: float) -> bool:
-    """Call it as SciPy does; whether to go on."""
+def _caller(callback: Callable[..., Any]) -> Callable[[Any, float], bool]:
+    """A function that calls it as SciPy does, and says whether to go on."""
     try:
-        names = set(inspect.signature(callback).parameters)
-    except ValueError:  # some builtins have none
-        names = set()
-    try:
-        if names == {"intermediate_result"}:
-            callback(intermediate_result=OptimizeResult(x=x.copy(), fun=value))
-        else:
-            callback(x.copy())
-    except StopIteration:
-        return False
-    return True
+        takes_result = set(inspect.signature(callback).parameters) == {"intermediate_result"}
+    except ValueError:  # some builtins have no signature
+        takes_result = False
+
+    def call(x: Any, value: float) -> bool:
+        try:
+            if takes_result:
+                callback(intermediate_result=OptimizeResult(x=x.copy(), fun=value))
+            else:
+                callback(x.copy())
+        except StopIteration:
+            return False
+        return True
+
+    return call

@@ -2,8 +2,9 @@
 
 After `patch_sklearn`, ``MLPClassifier`` and ``MLPRegressor`` with ``solver="adam"`` step
 with fastadam; nothing else changes. In float64 results are equal bit for bit to
-scikit-learn's own; float32 stays float32, where scikit-learn's makes float64 temporaries.
-Its expression is Adam with the paper's epsilon-hat, arXiv:1412.6980, section 2.
+scikit-learn's own (unless moments become subnormal: fastadam sets them to zero); float32
+stays float32, where scikit-learn's makes float64 temporaries. Its expression is Adam with
+the paper's epsilon-hat, arXiv:1412.6980, section 2.
 """
 
 from __future__ import annotations
@@ -19,34 +20,29 @@ from fastadam.functional import adam_step
 
 try:
     from sklearn import __version__ as sklearn_version
-    from sklearn.neural_network import _multilayer_perceptron as mlp
-    from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 except ImportError as error:
     raise ImportError("fastadam.sklearn needs scikit-learn: pip install scikit-learn") from error
 
-__all__ = ["Adam", "patch_sklearn", "patched_sklearn", "unpatch_sklearn"]
+UNKNOWN = (
+    f"scikit-learn {sklearn_version} has no AdamOptimizer that fastadam knows; nothing was patched"
+)
+try:
+    from sklearn.neural_network import _multilayer_perceptron as mlp
+    from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
+except ImportError as error:
+    raise ImportError(UNKNOWN) from error
+
+__all__ = ["patch_sklearn", "patched_sklearn", "unpatch_sklearn"]
 
 
 class Adam(AdamOptimizer):
-    """scikit-learn's AdamOptimizer, with its steps done by `fastadam.adam_step`.
-
-    Parameters, attributes and methods are scikit-learn's.
-
-    References
-    ----------
-    Kingma & Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, section 2.
-
-    Examples
-    --------
-    >>> import fastadam.sklearn
-    >>> w = np.array([1.0, -1.0])
-    >>> optimizer = fastadam.sklearn.Adam([w], learning_rate_init=0.5)
-    >>> optimizer.update_params([w], [2 * w])
-    >>> w.round(6)
-    array([ 0.5, -0.5])
-    """
+    """scikit-learn's AdamOptimizer, with its steps done by `fastadam.adam_step`."""
 
     t: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As scikit-learn's own, so that a fitted model loads where fastadam is not installed."""
+        return object.__new__, (AdamOptimizer,), self.__dict__
 
     def update_params(self, params: list[Any], grads: list[Any]) -> None:
         """Change the parameters in place; see scikit-learn's."""
@@ -75,12 +71,14 @@ class Adam(AdamOptimizer):
 def patch_sklearn() -> None:
     """Let scikit-learn's perceptrons with ``solver="adam"`` train with fastadam.
 
-    Models that are being trained keep the optimizer that they have.
+    This holds for the whole process, and not for others: joblib's worker processes train with
+    scikit-learn's own (its threads with fastadam). Models that are being trained keep the
+    optimizer that they have. A fitted model is pickled with scikit-learn's own.
 
     Raises
     ------
     RuntimeError
-        This version of scikit-learn builds its optimizer in another way than those that
+        This version of scikit-learn does not make or step its optimizer as those do that
         fastadam knows; nothing is patched.
 
     Examples
@@ -94,27 +92,40 @@ def patch_sklearn() -> None:
     True
     >>> fastadam.sklearn.unpatch_sklearn()
     """
-    expected = ["params", "learning_rate_init", "beta_1", "beta_2", "epsilon"]
-    found = list(inspect.signature(AdamOptimizer).parameters)
-    probe = AdamOptimizer([np.zeros(1)]) if found == expected else None
-    if getattr(mlp, "AdamOptimizer", None) not in (AdamOptimizer, Adam) or not all(
-        hasattr(probe, name) for name in ("t", "ms", "vs", "learning_rate_init", "update_params")
-    ):
-        raise RuntimeError(
-            f"scikit-learn {sklearn_version} has no AdamOptimizer that fastadam knows; "
-            "nothing was patched"
-        )
+    if getattr(mlp, "AdamOptimizer", None) not in (AdamOptimizer, Adam) or not _is_known():
+        raise RuntimeError(UNKNOWN)
     mlp.AdamOptimizer = Adam
+
+
+def _is_known() -> bool:
+    """Whether scikit-learn's optimizer is made, called and updated as fastadam's."""
+    called = list(inspect.signature(AdamOptimizer.update_params).parameters)
+    if called != ["self", "params", "grads"]:
+        return False
+    results = []
+    for cls in (AdamOptimizer, Adam):
+        param = np.array([1.0, -2.0])
+        try:
+            optimizer = cls([param], 0.1, 0.8, 0.9, 1e-3)
+            for grad in ([0.5, 1.0], [-2.0, 3.0]):
+                optimizer.update_params([param], [np.array(grad)])
+            results.append((*param, *optimizer.ms[0], *optimizer.vs[0], optimizer.t))
+        except (AttributeError, IndexError, TypeError):
+            return False
+    return results[0] == results[1]
 
 
 def unpatch_sklearn() -> None:
     """Train with scikit-learn's own optimizer again. See `patch_sklearn`."""
-    mlp.AdamOptimizer = AdamOptimizer
+    if getattr(mlp, "AdamOptimizer", None) is Adam:
+        mlp.AdamOptimizer = AdamOptimizer
 
 
 @contextmanager
 def patched_sklearn() -> Iterator[None]:
     """`patch_sklearn` for the time of a `with` block.
+
+    The patch is the whole process's, so blocks of several threads must not overlap.
 
     Raises
     ------
@@ -127,7 +138,7 @@ def patched_sklearn() -> Iterator[None]:
     >>> with fastadam.sklearn.patched_sklearn():
     ...     pass  # fit models here
     """
-    before = mlp.AdamOptimizer
+    before = getattr(mlp, "AdamOptimizer", None)
     patch_sklearn()
     try:
         yield

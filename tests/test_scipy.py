@@ -8,7 +8,16 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from scipy.optimize import Bounds, OptimizeResult, basinhopping, minimize, rosen, rosen_der
+from scipy.optimize import (
+    Bounds,
+    LinearConstraint,
+    OptimizeResult,
+    OptimizeWarning,
+    basinhopping,
+    minimize,
+    rosen,
+    rosen_der,
+)
 
 from fastadam import schedules
 from fastadam.scipy import adam
@@ -39,7 +48,13 @@ def test_the_start_is_the_callers():
     result = minimize(both, x0, jac=True, method=adam, options={"maxiter": 5})
     assert x0.tolist() == START
     assert result.x.dtype == np.float32
-    assert minimize(both, [1, 2], jac=True, method=adam).x.dtype == np.float64
+    others = [1, 2], np.array(START, np.float16), np.array(START, np.longdouble)
+    for start in others:
+        assert minimize(both, start, jac=True, method=adam).x.dtype == np.float64
+    swapped = x0.astype(x0.dtype.newbyteorder())
+    again = minimize(both, swapped, jac=True, method=adam, options={"maxiter": 5})
+    assert again.x.dtype == np.float32
+    assert (again.x == result.x).all()
 
 
 def test_arguments_tolerance_and_limits():
@@ -49,6 +64,8 @@ def test_arguments_tolerance_and_limits():
     result = minimize(scaled, [1.0, 2.0], args=(3.0, 1.0), jac=True, method=adam, tol=1e-2)
     assert result.success
     assert np.abs(result.jac).max() <= 1e-2
+    args = {"args": (3.0, 1.0), "jac": True, "method": adam}
+    assert result.nit < minimize(scaled, [1.0, 2.0], **args).nit
     result = minimize(scaled, [1.0, 2.0], args=(3.0, 1.0), jac=True, method=adam,
                       options={"maxiter": 3})  # fmt: skip
     assert (result.nit, result.status, result.success) == (3, 1, False)
@@ -57,8 +74,11 @@ def test_arguments_tolerance_and_limits():
         scaled, [1.0], args=(1.0, 0.0), jac=True, method=adam, options={"maxiter": 0}
     )
     assert (nothing.nit, nothing.nfev, nothing.x.tolist()) == (0, 1, [1.0])
-    with pytest.raises(ValueError, match="maxiter must be at least 0"):
-        minimize(both, START, jac=True, method=adam, options={"maxiter": -1})
+    half = minimize(both, START, jac=True, method=adam, options={"maxiter": 2.5})
+    assert half.nit == 3
+    for bad in (-1, np.nan):
+        with pytest.raises(ValueError, match="maxiter must be at least 0"):
+            minimize(both, START, jac=True, method=adam, options={"maxiter": bad})
 
 
 @pytest.mark.parametrize(
@@ -75,7 +95,14 @@ def test_bounds(bounds):
     assert result.success
     assert np.allclose(result.x, [0.5, 0.25], atol=1e-4)
     assert max(x[0] for x in seen) <= 0.5
-    for bad, match in (([(0, 1)], "expected 2 pairs"), ([(1, 0), (0, 1)], "greater")):
+    for bad, match in (
+        ([(0, 1)], "bounds: expected Bounds or 2 pairs"),
+        ((0, 1), "bounds: expected Bounds or 2 pairs"),
+        (3.0, "bounds: expected Bounds or 2 pairs"),
+        (Bounds([0, 0, 0], [1, 1, 1]), "bounds: expected Bounds or 2 pairs"),
+        ([(1, 0), (0, 1)], "bounds: a lower bound is greater"),
+        ([(0, np.nan), (0, 1)], "bounds: a bound is NaN"),
+    ):
         with pytest.raises(ValueError, match=match):
             minimize(both, START, jac=True, method=adam, bounds=bad)
 
@@ -99,11 +126,60 @@ def test_callbacks():
     assert [r.fun for r in results] == [rosen(r.x) for r in results]
     assert len(results) == 4
 
+    def by_both(intermediate_result, more=None):
+        assert isinstance(intermediate_result, np.ndarray)
+
+    for callback in (by_both, max):  # `max` has no signature
+        minimize(both, START, jac=True, method=adam, callback=callback, options={"maxiter": 2})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_small_gradients_of_large_parameters_are_no_convergence(dtype):
+    start = np.full(2, 1e7, dtype)
+    result = minimize(
+        lambda x: (0.01 * x.sum(), np.full(2, 0.01)), start, jac=True, method=adam,
+        bounds=[(None, 1e7), (None, None)], options={"maxiter": 5},
+    )  # fmt: skip
+    assert (result.nit, result.status) == (5, 1)
+
 
 def test_the_best_point_is_returned():
-    result = minimize(lambda x: (abs(x[0]), np.sign(x)), [0.3], jac=True, method=adam,
+    values = []
+
+    def fun(x):
+        values.append(abs(x[0]))
+        return values[-1], np.sign(x)
+
+    result = minimize(fun, [0.3], jac=True, method=adam,
                       options={"lr": 0.2, "maxiter": 50, "gtol": 0.0})  # fmt: skip
-    assert result.fun == abs(result.x[0]) < 0.1
+    assert result.fun == abs(result.x[0]) == min(values) < values[-1]
+
+
+def test_functions_that_write_and_reuse():
+    buffer = np.empty(2)
+
+    def fun(x):
+        value = rosen(x)
+        buffer[:] = rosen_der(x)
+        x[:] = np.nan
+        return value, buffer
+
+    clean = minimize(both, START, jac=True, method=adam, options={"maxiter": 20})
+    result = minimize(fun, START, jac=True, method=adam, options={"maxiter": 20})
+    assert (result.x == clean.x).all()
+    assert (result.jac == clean.jac).all()
+
+
+def test_what_functions_may_return():
+    result = minimize(
+        lambda x: (np.array([rosen(x)]), list(rosen_der(x))), START, jac=True, method=adam,
+        options={"maxiter": 3},
+    )  # fmt: skip
+    assert result.fun == rosen(result.x)
+    with pytest.raises(ValueError, match="fun returned an array of shape"):
+        minimize(lambda x: (x, x), START, jac=True, method=adam)
+    with pytest.raises(ValueError, match="jac returned an array of shape"):
+        minimize(lambda x: (1.0, x[:1]), START, jac=True, method=adam)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -117,11 +193,36 @@ def test_values_that_are_not_finite(bad):
     assert np.isfinite(result.fun)
 
 
+@pytest.mark.parametrize(("value", "slope"), [(np.nan, 1.0), (-np.inf, 1.0), (1.0, np.nan)])
+def test_a_start_that_is_not_finite(value, slope):
+    result = minimize(lambda x: (value, np.full(2, slope)), START, jac=True, method=adam)
+    assert (result.status, result.nit) == (2, 0)
+    assert np.array_equal(result.fun, value, equal_nan=True)
+    assert np.array_equal(result.jac, np.full(2, slope), equal_nan=True)
+
+
+def test_a_gradient_that_is_not_finite():
+    def breaks(x):
+        return x @ x, 2 * x if x[0] > 0.8 else x * np.nan
+
+    result = minimize(breaks, [1.0], jac=True, method=adam)
+    assert (result.status, result.success) == (2, False)
+    assert np.isfinite(result.jac).all()
+
+
+def test_unknown_options():
+    with pytest.warns(OptimizeWarning, match="Unknown solver options: learning_rate, maximize"):
+        minimize(both, START, jac=True, method=adam,
+                 options={"learning_rate": 0.1, "maximize": True, "maxiter": 2})  # fmt: skip
+    minimize(both, START, jac=True, hess=both, hessp=both, method=adam, options={"maxiter": 2})
+
+
 def test_what_it_does_not_take():
     for more, match in (
         ({"jac": None}, "needs a gradient"),
         ({"jac": "2-point"}, "needs a gradient"),
         ({"jac": rosen_der, "constraints": {"type": "eq", "fun": sum}}, "no constraints"),
+        ({"jac": rosen_der, "constraints": LinearConstraint([[1, 1]])}, "no constraints"),
         ({"jac": rosen_der, "options": {"lr": -1.0}}, "Invalid learning rate"),
     ):
         with pytest.raises(ValueError, match=match):
@@ -137,6 +238,10 @@ def test_options_reach_the_optimizer():
 
     plain = path(betas=(0.9, 0.5))
     assert not np.array_equal(path(betas=(0.9, 0.5), amsgrad=True), plain)
+    plain = path(weight_decay=0.1)
+    assert not np.array_equal(path(weight_decay=0.1, decoupled_weight_decay=True), plain)
+    plain = path(eps=10.0)
+    assert not np.array_equal(path(eps=10.0, epsilon_hat=True), plain)
     plain = path()
     for options in (
         {"betas": (0.5, 0.9)}, {"weight_decay": 0.1}, {"max_grad_norm": 1.0},
@@ -147,7 +252,7 @@ def test_options_reach_the_optimizer():
 
 def test_basin_hopping():
     result = basinhopping(
-        both, START, niter=2, rng=0,
+        both, START, niter=2,
         minimizer_kwargs={"method": adam, "jac": True, "options": OPTIONS},
     )  # fmt: skip
     assert result.fun < 1e-8
