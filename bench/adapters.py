@@ -15,6 +15,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
 
 import fastadam
 import fastadam.torch
@@ -103,8 +104,12 @@ def patched_fit(*args):
 
 def fits(networks):
     set_threads(2)
+    threadpool_limits(1, user_api="blas")  # two threads would wait for each other
     x, y = load_digits(return_X_y=True)
-    print("| a whole fit of MLPClassifier on digits: its own Adam / fastadam | float64 | float32 |")
+    print(
+        "| a whole fit of MLPClassifier on digits, BLAS on one thread: its own Adam / fastadam "
+        "| float64 | float32 |"
+    )
     print("|---|---:|---:|")
     for layers, batch in networks:
         cells = []

@@ -4,8 +4,9 @@
 
 First Rosenbrock's function, then softmax regression on the digits that scikit-learn ships:
 once with the loss of all images, once with that of 32 random ones at each evaluation. L-BFGS-B
-needs far fewer evaluations of a smooth function without noise; with noise its line search
-finds no descent and it gives up, while Adam goes on. Draws both to scipy_minimize.png.
+needs far fewer evaluations of a smooth function without noise; with noise it soon takes an
+unlucky step for the end, while Adam goes on. The curves show the loss of all images at the
+points that the callback got. Draws all to scipy_minimize.png.
 """
 
 import argparse
@@ -98,8 +99,8 @@ def draw_rosenbrock(axes, paths):
 
 def draw_curves(axes, curves, title):
     for (name, curve), style in zip(curves.items(), ("o-", "-"), strict=True):
-        axes.semilogy(*curve.T, style, markersize=3, label=name)
-    axes.set(title=title, xlabel="times that every image was looked at", ylabel="loss of all")
+        axes.loglog(*curve.T, style, markersize=3, label=name)
+    axes.set(title=title, xlabel="passes over the images", ylabel="loss over all images")
     axes.legend()
 
 

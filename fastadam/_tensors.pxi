@@ -32,11 +32,12 @@ cdef DLTensor COUNT_FORM
 COUNT_FORM.code, COUNT_FORM.bits, COUNT_FORM.ndim = DL_FLOAT, 64, 0
 
 # A parameter's tensors as they were when the batch was made.
-cdef struct Row:
-    DLTensor form  # of the shaped ones
+cdef struct Noted:
+    DLTensor param_form
+    DLTensor state_form  # another one if the parameter is strided
     PyObject *tensors[SHAPED + COUNTS]  # NULL where there is none
     void *data[SHAPED + COUNTS]
-    bint is_odd  # whether a gradient needed mending; to find out can take torch a millisecond
+    bint is_odd  # whether its gradients must be mended
 
 
 @cython.final
@@ -54,26 +55,33 @@ cdef class Tensors:
     params : list of tensors
         Those of all groups.
     rows : list
-        For each, None if it had no gradient, or a tuple: the parameter, the rule's states,
+        For each, None if it is not in the batch, or a tuple: the parameter, the rule's states,
         the step count and the product of momenta, None where there is none.
     state : dict
         The optimizer's.
-    read_group, read_grad : callable
+    read_group, read_grad, is_aliased : callable
         ``read_group(group, names)`` gives a param group's options for `_hyper.check_group`,
-        ``read_grad(name, tensor)`` an ndarray or RowGrad.
+        ``read_grad(name, tensor)`` an ndarray or RowGrad; ``is_aliased(tensor, owners)`` says
+        whether more than so many own the tensor's memory, or may come to.
+
+    Raises
+    ------
+    NotImplementedError
+        These tensors cannot be stepped so.
     """
 
     cdef Batch batch
     cdef ExchangeAPI *api
-    cdef object grad_type, state, read_group, read_grad
+    cdef object grad_type, state, read_group, read_grad, is_aliased
     cdef list params, kept
     cdef list seen_groups, seen_state, seen_entries  # see `has_items`
     cdef Py_ssize_t *places  # of the parameters in the batch, or -1
-    cdef Row *rows
-    cdef int64_t *lengths  # of the rows' forms: shapes and strides
+    cdef Noted *noted
+    cdef int64_t *lengths  # of the forms: shapes and strides
 
     def __cinit__(
-        self, Batch batch, exchange, grad_type, list params, list rows, state, read_group, read_grad
+        self, Batch batch, exchange, grad_type, list params, list rows, state, read_group, read_grad,
+        is_aliased,
     ):
         cdef Py_ssize_t i, n = 0
         cdef int64_t *lengths
@@ -82,65 +90,81 @@ cdef class Tensors:
         if self.api.major != DL_VERSION or self.api.look_at == NULL:
             raise NotImplementedError("another version of DLPack's exchange API")
         self.grad_type, self.state = grad_type, state
-        self.read_group, self.read_grad = read_group, read_grad
+        self.read_group, self.read_grad, self.is_aliased = read_group, read_grad, is_aliased
         self.params = params
         self.kept = [row for row in rows if row is not None]
+        if len(self.kept) != batch.n:
+            raise NotImplementedError("the batch has other parameters")
         self.seen_groups = [[] for _ in range(batch.n_groups)]
         self.seen_state = items_of(state)
         self.seen_entries = [items_of(entry) for entry in state.values()]
         self.places = <Py_ssize_t *>allocate(len(params), sizeof(Py_ssize_t))
-        self.rows = <Row *>allocate(batch.n, sizeof(Row))
+        self.noted = <Noted *>allocate(batch.n, sizeof(Noted))
         self.lengths = lengths = <int64_t *>allocate(
-            2 * sum([row[0].ndim for row in self.kept]), sizeof(int64_t)
+            4 * sum([array.ndim for array in batch.arrays.params]), sizeof(int64_t)
         )
         for i, row in enumerate(rows):
             self.places[i] = -1
             if row is not None:
                 self.places[i] = n
-                self.note(&self.rows[n], row, &lengths)
+                self.note(n, row, &lengths)
                 n += 1
+        for i, _, _ in batch.copies:
+            self.noted[<Py_ssize_t>i].is_odd = True
 
     def __dealloc__(self):
         free(self.places)
-        free(self.rows)
+        free(self.noted)
         free(self.lengths)
 
-    cdef int note(self, Row *row, tuple tensors, int64_t **room) except -1:
-        cdef Py_ssize_t k
+    cdef int note(self, Py_ssize_t i, tuple tensors, int64_t **room) except -1:
+        """Note a parameter's tensors; they must be those of which the batch was made."""
+        cdef Noted *noted = &self.noted[i]
+        cdef Slot *slot = &self.batch.slots[i]
         cdef DLTensor found
-        cdef size_t size
-        for k in reversed(range(SHAPED + COUNTS)):
-            if tensors[k] is not None:
-                row.tensors[k] = <PyObject *>tensors[k]
-                if self.api.look_at(row.tensors[k], &found) != 0:
-                    return -1
-                row.data[k] = found.data
-        row.form = found  # of the parameter, which came last
-        size = found.ndim * sizeof(int64_t)
-        row.form.shape = <int64_t *>memcpy(room[0], found.shape, size)
-        row.form.strides = <int64_t *>memcpy(room[0] + found.ndim, found.strides, size)
-        room[0] += 2 * found.ndim
+        cdef Py_ssize_t k
+        for k in range(SHAPED + COUNTS):
+            if tensors[k] is None:
+                continue
+            noted.tensors[k] = <PyObject *>tensors[k]
+            if self.api.look_at(noted.tensors[k], &found) != 0:
+                return -1
+            noted.data[k] = found.data
+            if k >= SHAPED:
+                if not is_alike(&found, &COUNT_FORM):
+                    raise NotImplementedError("a count of another kind")
+                continue
+            if found.ndim != slot.layout.ndim or (k == 0 and slot.size and found.data != slot.data):
+                raise NotImplementedError("a parameter changed meanwhile")
+            if k == 0:
+                noted.param_form = noted.state_form = copied(&found, room)
+            elif not is_alike(&found, &noted.state_form):
+                if k > 1:
+                    raise NotImplementedError("state of different layouts")
+                noted.state_form = copied(&found, room)
         return 0
 
-    def step(self, list groups, bint is_shared, int most_threads):
+    def step(self, groups, bint is_shared, int most_threads):
         """One step; False, and nothing is done, if anything changed or is unusual.
 
-        The state is looked at only if others had it, or parts of it, since the last step.
+        The state is looked at only if others may have had it, or parts of it.
         """
+        self.batch.pause(REENTERED)
         try:
             if not (
                 self.take_groups(groups)
-                and (not is_shared or self.is_state_same())
+                and (not (is_shared or self.is_held()) or self.is_state_same())
                 and self.take_all(groups)
             ):
                 return False
-            step_batch(&self.batch.batch, self.batch.elements, most_threads)
+            self.batch.run(most_threads)
             self.write_counts()
             return True
         finally:
             self.batch.release()
+            self.batch.resume()
 
-    cdef bint take_all(self, list groups) except -1:
+    cdef bint take_all(self, groups) except -1:
         cdef list odd = [], again = []
         if not self.take(groups, odd):
             return False
@@ -148,10 +172,9 @@ cdef class Tensors:
             return True
         mended = []
         for i, grad in odd:
-            self.rows[<Py_ssize_t>i].is_odd = True
             array = self.read_grad(self.batch.arrays.name(i), grad)
             mended.append((i, self.batch.mended(i, array)))
-        # As in Batch.take_all.
+        # Mending runs other people's code, so all addresses are taken anew.
         self.batch.release()
         if not self.take(groups, again) or [i for i, _ in again] != [i for i, _ in odd]:
             return False
@@ -160,21 +183,32 @@ cdef class Tensors:
         return True
 
     def is_state_shared(self):
-        """Whether others than the optimizer hold the state, or parts of it."""
+        """Whether others than the optimizer hold the state, parts of it, or their memory."""
         cdef Py_ssize_t i, k
-        # Besides them: this object, twice for tensors, and what they lie in.
-        if Py_REFCNT(<PyObject *>self.state) != 2:
+        if self.is_held():
             return True
+        # Besides the optimizer, this object holds all of them, tensors twice.
         for i in range(PyList_GET_SIZE(self.seen_entries)):
             if Py_REFCNT(PyList_GET_ITEM(self.seen_state, 2 * i + 1)) != 2:
                 return True
         for i in range(self.batch.n):
             for k in range(1, SHAPED + COUNTS):
-                if self.rows[i].tensors[k] != NULL and Py_REFCNT(self.rows[i].tensors[k]) != 3:
+                if self.noted[i].tensors[k] != NULL and Py_REFCNT(self.noted[i].tensors[k]) != 3:
+                    return True
+        for i in range(self.batch.n):
+            for k in range(1, SHAPED + COUNTS):
+                # Arrays of the batch own a state's memory, too.
+                if self.noted[i].tensors[k] != NULL and self.is_aliased(
+                    <object>self.noted[i].tensors[k], 2 if k < SHAPED else 1
+                ):
                     return True
         return False
 
-    cdef bint take_groups(self, list groups) except -1:
+    cdef bint is_held(self) noexcept:
+        """Whether anybody else holds the dict of all state."""
+        return Py_REFCNT(<PyObject *>self.state) != 2
+
+    cdef bint take_groups(self, groups) except -1:
         cdef Py_ssize_t i
         if len(groups) != self.batch.n_groups:
             return False
@@ -188,6 +222,7 @@ cdef class Tensors:
                 return False
             options["params"] = traits.params
             fill(&self.batch.c_groups[i], _hyper.check_group(options, traits))
+            self.batch.c_groups[i].loss_scale = 1.0
             fixed = _hyper.are_fixed([group[key] for key in traits.options])
             self.seen_groups[i] = items_of(group) if fixed else []
         return True
@@ -195,7 +230,6 @@ cdef class Tensors:
     cdef bint is_state_same(self) except -1:
         """Whether there are the same tensors in the same places, and the last step's counts."""
         cdef Py_ssize_t i, k
-        cdef double *count
         if not has_items(self.state, self.seen_state):
             return False
         for i in range(PyList_GET_SIZE(self.seen_entries)):
@@ -203,15 +237,18 @@ cdef class Tensors:
                 return False
         for i in range(self.batch.n):
             for k in range(1, SHAPED + COUNTS):
-                if not self.is_where_it_was(&self.rows[i], k):
+                if not self.is_where_it_was(i, k):
                     return False
-            for k in range(COUNTS):
-                count = <double *>self.rows[i].data[SHAPED + k]
-                if count != NULL and count[0] != self.count(i, k):
+                if (
+                    k < SHAPED and self.noted[i].tensors[k] != NULL and self.may_be_lazy(i)
+                    and is_lazy(<object>self.noted[i].tensors[k])
+                ):
                     return False
+            if not self.has_counts(i):
+                return False
         return True
 
-    cdef bint take(self, list groups, list odd) except -1:
+    cdef bint take(self, groups, list odd) except -1:
         """Take the gradients that C may walk; the others are added to `odd`.
 
         False if a parameter is not as it was.
@@ -226,11 +263,11 @@ cdef class Tensors:
                 grad = param.grad
                 if grad is None:
                     continue
-                if place < 0 or not self.is_where_it_was(&self.rows[place], 0):
+                if place < 0 or not self.is_where_it_was(place, 0) or not self.has_counts(place):
                     return False
                 if not self.take_grad(place, grad):
                     odd.append((place, grad))
-                elif self.may_be_lazy(place) and (param.is_conj() or param.is_neg()):
+                elif self.may_be_lazy(place) and is_lazy(param):
                     return False
         return i == PyList_GET_SIZE(self.params)
 
@@ -238,22 +275,27 @@ cdef class Tensors:
         """Whether C may walk the gradient along with its parameter; then it is taken."""
         cdef fa_array *array = &self.batch.c_arrays[i]
         cdef int64_t item = fa_real_size(array.dtype)
-        cdef void *data
+        cdef DLTensor found
+        if self.noted[i].is_odd or type(grad) is not self.grad_type:
+            return False
+        if self.api.look_at(<PyObject *>grad, &found) != 0:
+            PyErr_Clear()
+            self.noted[i].is_odd = True  # to find that out again would take torch a millisecond
+            return False
         if (
-            self.rows[i].is_odd
-            or type(grad) is not self.grad_type
-            or not self.finds(<PyObject *>grad, &self.rows[i].form, &data)
-            or (array.size and (data == NULL or <uintptr_t>data % item))
+            not is_alike(&found, &self.noted[i].param_form)
+            or (array.size and (found.data == NULL or <uintptr_t>found.data % item))
             or touches(
-                self.batch.written, self.batch.n_written, <uintptr_t>data, array.size * item,
-                &self.batch.slots[i].place,
+                self.batch.written, self.batch.n_written, <uintptr_t>found.data,
+                array.size * item, &self.batch.slots[i].place,
             )
-            or (self.may_be_lazy(i) and (grad.is_conj() or grad.is_neg()))
+            or (self.may_be_lazy(i) and is_lazy(grad))
         ):
             return False
         Py_INCREF(grad)
         self.batch.slots[i].grad = <PyObject *>grad
-        array.grad = data
+        # Of an empty tensor torch gives no address, and without one it would not be counted.
+        array.grad = found.data if found.data != NULL else <void *>grad
         return True
 
     cdef inline bint may_be_lazy(self, Py_ssize_t i) noexcept:
@@ -261,47 +303,74 @@ cdef class Tensors:
 
         The imaginary part of a conjugated tensor is; its strides show it, if it has two elements.
         """
-        return self.rows[i].form.code == DL_COMPLEX or self.batch.c_arrays[i].size == 1
+        return self.noted[i].param_form.code == DL_COMPLEX or self.batch.c_arrays[i].size == 1
 
-    cdef inline bint is_where_it_was(self, const Row *row, Py_ssize_t k) noexcept:
-        cdef void *data
-        return row.tensors[k] == NULL or (
-            self.finds(row.tensors[k], &row.form if k < SHAPED else &COUNT_FORM, &data)
-            and data == row.data[k]
-        )
-
-    cdef inline bint finds(self, PyObject *tensor, const DLTensor *form, void **data) noexcept:
-        """Whether the tensor has that form, and where it is."""
+    cdef inline bint is_where_it_was(self, Py_ssize_t i, Py_ssize_t k) noexcept:
+        cdef Noted *noted = &self.noted[i]
+        cdef const DLTensor *form = &noted.param_form
         cdef DLTensor found
-        if self.api.look_at(tensor, &found) != 0:
+        if noted.tensors[k] == NULL:
+            return True
+        if k > 0:
+            form = &noted.state_form if k < SHAPED else &COUNT_FORM
+        if self.api.look_at(noted.tensors[k], &found) != 0:
             PyErr_Clear()
             return False
-        data[0] = found.data
-        return (
-            found.device_type == DL_CPU
-            and found.code == form.code
-            and found.bits == form.bits
-            and found.ndim == form.ndim
-            and found.byte_offset == 0
-            and same_lengths(found.shape, form.shape, form.ndim)
-            and same_lengths(found.strides, form.strides, form.ndim)
-        )
+        return found.data == noted.data[k] and is_alike(&found, form)
 
-    cdef double count(self, Py_ssize_t i, Py_ssize_t k) noexcept:
-        cdef const fa_array *array = &self.batch.c_arrays[i]
-        return array.mu_product if k else <double>array.step
+    cdef inline bint has_counts(self, Py_ssize_t i) noexcept:
+        """Whether its counts are as the last step wrote them."""
+        cdef Py_ssize_t k
+        cdef const double *count
+        for k in range(COUNTS):
+            count = <const double *>self.noted[i].data[SHAPED + k]
+            if count != NULL and count[0] != self.count(i, k):
+                return False
+        return True
 
     cdef void write_counts(self) noexcept:
         cdef Py_ssize_t i, k
+        cdef double *count
         for i in range(self.batch.n):
             for k in range(COUNTS):
-                if self.batch.c_arrays[i].grad != NULL and self.rows[i].tensors[SHAPED + k] != NULL:
-                    (<double *>self.rows[i].data[SHAPED + k])[0] = self.count(i, k)
+                count = <double *>self.noted[i].data[SHAPED + k]
+                if self.batch.c_arrays[i].grad != NULL and count != NULL:
+                    count[0] = self.count(i, k)
+
+    cdef inline double count(self, Py_ssize_t i, Py_ssize_t k) noexcept:
+        cdef const fa_array *array = &self.batch.c_arrays[i]
+        return array.mu_product if k else <double>array.step
 
 
-cdef inline bint same_lengths(const int64_t *a, const int64_t *b, int n) noexcept:
+cdef bint is_lazy(tensor) except -1:
+    return tensor.is_conj() or tensor.is_neg()
+
+
+cdef inline bint is_alike(const DLTensor *tensor, const DLTensor *form) noexcept:
+    """Whether a tensor on the CPU has that form."""
     cdef int i
-    for i in range(n):
-        if a[i] != b[i]:
+    if not (
+        tensor.device_type == DL_CPU
+        and tensor.code == form.code
+        and tensor.bits == form.bits
+        and tensor.ndim == form.ndim
+        and tensor.byte_offset == 0
+    ):
+        return False
+    for i in range(form.ndim):
+        if tensor.shape[i] != form.shape[i] or tensor.strides[i] != form.strides[i]:
             return False
     return True
+
+
+cdef DLTensor copied(const DLTensor *tensor, int64_t **room) noexcept:
+    """A form that stays; its shape and strides go to the front of the room."""
+    cdef DLTensor form = tensor[0]
+    cdef int i
+    form.shape = room[0]
+    form.strides = room[0] + form.ndim
+    room[0] += 2 * form.ndim
+    for i in range(form.ndim):
+        form.shape[i] = tensor.shape[i]
+        form.strides[i] = tensor.strides[i]
+    return form

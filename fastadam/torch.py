@@ -20,7 +20,10 @@ A step uses at most ``torch.get_num_threads()`` and `fastadam.get_num_threads` t
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -50,8 +53,9 @@ except ImportError as error:
 __all__ = ["SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
-#: How the compiled backend asks tensors where they lie; before 2.10 torch had none.
+#: By which the compiled backend looks at tensors; without it they all become arrays.
 EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+STORAGE_OWNERS = getattr(torch._C, "_storage_Use_Count", None)
 
 
 class _Member(NamedTuple):
@@ -61,10 +65,9 @@ class _Member(NamedTuple):
     param: torch.Tensor
     group: int
     arrays: list[Array | None]  # the memory of the parameter and of the rule's states
-    grad: Array | _rows.RowGrad | None
     step: int
     mu_product: float
-    added: dict[str, torch.Tensor]  # what its state lacks
+    added: dict[str, torch.Tensor]  # what its state lacks, or has in another form
 
 
 class _Optimizer(torch.optim.Optimizer):
@@ -90,8 +93,9 @@ class _Optimizer(torch.optim.Optimizer):
     @property
     def state(self) -> Any:
         """Of each parameter, as torch's."""
+        state = self._state
         self._is_shared = True
-        return self._state
+        return state
 
     @state.setter
     def state(self, value: Any) -> None:
@@ -99,7 +103,8 @@ class _Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch's does."""
-        _refuse({**self.defaults, **param_group})
+        if isinstance(param_group, dict):  # or torch says so
+            _refuse({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -121,58 +126,90 @@ class _Optimizer(torch.optim.Optimizer):
             A tensor or an option is of a kind that fastadam cannot step; the message names
             it. No parameter, state or step count was changed.
         """
-        if (
+        given = () if closure is None else (closure,)
+        if torch.compiler.is_compiling():
+            return _uncompiled(self, *given)
+        if type(self).step is _Optimizer.step and (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
             or _global_optimizer_pre_hooks
             or _global_optimizer_post_hooks
             or torch.autograd._profiler_enabled()
         ):
-            return self._observed_step(closure)
-        return self._step(closure)
+            return self._observed_step(*given)
+        return self._step(*given)
 
     # torch wraps every `step` that lacks this mark in what calls hooks and tells the profiler,
-    # 15 us even where there are none.
+    # 15 us even where there are none. (It has wrapped that of a subclass.)
     step.hooked = True  # type: ignore[attr-defined]
 
-    def _step(self, closure: Callable[[], Any] | None) -> Any:
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         with self._lock:
-            tensors, threads = self._tensors, torch.get_num_threads()
-            if not tensors or not tensors.step(self.param_groups, self._is_shared, threads):
+            threads, is_shared = torch.get_num_threads(), self._is_shared
+            if not self._tensors or not self._tensors.step(self.param_groups, is_shared, threads):
                 self._tensors = None
-                self._step_arrays(threads)
-            if self._is_shared and self._tensors:
-                self._is_shared = self._tensors.is_state_shared()
+                self._step_anew(threads)
+                is_shared = True
+            if is_shared and self._tensors:
+                self._is_shared = False  # until somebody has the state again, now or later
+                if self._tensors.is_state_shared():
+                    self._is_shared = True
         return loss
 
     _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
 
-    def _step_arrays(self, most_threads: int) -> None:
-        """A step of tensors of any kind, as arrays."""
+    def _step_anew(self, most_threads: int) -> None:
+        """A step for which all tensors are looked at."""
         groups = [_read_group(group, self._rule.options) for group in self.param_groups]
         members: list[_Member] = []
         for number, group in enumerate(self.param_groups):
             for place, param in enumerate(group["params"]):
-                if param.grad is not None or self._state.get(param):
-                    name = f"param_groups[{number}]['params'][{place}]"
+                name = f"param_groups[{number}]['params'][{place}]"
+                if param.grad is not None:
                     members.append(self._member(name, param, number, groups[number]))
-        if all(member.grad is None for member in members):
+                elif self._state.get(param):  # it may have a gradient at the next step
+                    with suppress(RuntimeError, TypeError, ValueError, KeyError):
+                        members.append(self._member(name, param, number, groups[number]))
+        if all(member.param.grad is None for member in members):
             return
         batch = self._batch(members, len(groups))
+        entries = [self._state.get(member.param) for member in members]
+        before = [None if entry is None else dict(entry) for entry in entries]
+        try:
+            for member in members:
+                if member.added:
+                    self._state.setdefault(member.param, {}).update(member.added)
+            tensors = self._watched(batch, members)
+            if tensors and tensors.step(self.param_groups, True, most_threads):
+                self._tensors = tensors
+            else:
+                self._step_arrays(batch, members, groups, most_threads)
+        finally:
+            if not batch.finished:
+                for member, entry, content in zip(members, entries, before, strict=True):
+                    if entry is None:
+                        self._state.pop(member.param, None)
+                    else:
+                        entry.clear()
+                        entry.update(content)
+
+    def _step_arrays(
+        self, batch: Any, members: list[_Member], groups: list[Any], most_threads: int
+    ) -> None:
         for group, traits in zip(groups, batch.arrays.traits, strict=True):
             group["params"] = traits.params
-        batch.step([member.grad for member in members], groups, 1.0, most_threads)
+        grads = [
+            None if m.param.grad is None else _gradient(batch.arrays.name(i), m.param.grad)
+            for i, m in enumerate(members)
+        ]
+        batch.step(grads, groups, 1.0, most_threads)
         for member, step, mu_product in zip(members, batch.steps, batch.mu_products, strict=True):
-            entry = self._state.setdefault(member.param, {})
-            entry.update(member.added)
-            for count, value in (("step", step), ("mu_product", mu_product)):
-                if count in entry:
-                    entry[count].fill_(value)
-        self._tensors = self._watched(batch, members)
+            for count, value in zip(_counts(self._rule), (step, mu_product), strict=False):
+                self._state[member.param][count].fill_(value)
 
     def _member(self, name: str, param: Any, group: int, options: dict[str, Any]) -> _Member:
         rule, entry, added = self._rule, self._state.get(param, {}), {}
@@ -189,22 +226,19 @@ class _Optimizer(torch.optim.Optimizer):
                 like = arrays[0] if is_plain(arrays[0]) else np.empty_like(arrays[0])
                 tensor = added[key] = torch.from_numpy(state_like(like, number))
             arrays.append(_memory(f"{key!r} of {name}", tensor))
-        if rule.saves_step:
-            counts = {"step": 0.0, **dict.fromkeys(rule.numbers, 1.0)}
-            for key, first in counts.items():
-                if entry and key not in entry:
-                    raise KeyError(f"the state of {name} lacks {key!r}")
-                read = read_step if key == "step" else read_product
-                counts[key] = read(f"{key!r} of {name}", entry.get(key, first))
-                if not _is_count(entry.get(key)):
-                    added[key] = torch.tensor(counts[key], dtype=torch.float64)
-        else:  # torch's SGD only knows whether it has a buffer
-            counts = {"step": int(any(entry.get(key) is not None for key in rule.states))}
-        grad = None if param.grad is None else _gradient(f"the gradient of {name}", param.grad)
-        return _Member(
-            name, param, group, arrays, grad, int(counts["step"]), counts.get("mu_product", 1.0),
-            added,
-        )  # fmt: skip
+        # torch's SGD keeps no step count: it only knows whether there is a buffer.
+        counts: dict[str, Any] = {
+            "step": int(any(entry.get(key) is not None for key in rule.states))
+        }
+        for key in _counts(rule):
+            if entry and key not in entry:
+                raise KeyError(f"the state of {name} lacks {key!r}")
+            read, first = (read_step, 0) if key == "step" else (read_product, 1.0)
+            counts[key] = read(f"{key!r} of {name}", entry.get(key, first))
+            if not _is_count(entry.get(key)):
+                added[key] = torch.tensor(counts[key], dtype=torch.float64, device="cpu")
+        mu_product = counts.get("mu_product", 1.0)
+        return _Member(name, param, group, arrays, counts["step"], mu_product, added)
 
     def _batch(self, members: list[_Member], n_groups: int) -> Any:
         labelled = []
@@ -236,31 +270,39 @@ class _Optimizer(torch.optim.Optimizer):
         if (
             native is None
             or EXCHANGE is None
-            or any(slot.copies for slot in batch.arrays.slots)
             or any(type(param) not in (torch.Tensor, torch.nn.Parameter) for param in params)
         ):
             return None
         rule = self._rule
         rows: dict[int, Any] = {}
         for member in members:
-            entry = self._state[member.param]
+            entry = self._state.get(member.param, {})
             states = [
                 None if array is None else entry[key]
                 for key, array in zip(rule.states, member.arrays[1:], strict=True)
             ]
             states += [None] * (native.STATES - len(states))
-            counts = entry.get("step"), entry.get("mu_product")
-            rows[id(member.param)] = (member.param, *states, *counts)
+            counts = [entry[key] for key in _counts(rule)] + [None, None]
+            rows[id(member.param)] = (member.param, *states, *counts[:2])
         try:
             return native.Tensors(
                 batch, EXCHANGE, torch.Tensor, params, [rows.get(id(p)) for p in params],
-                self._state, _read_group, _gradient,
+                self._state, _read_group, _gradient, _is_aliased,
             )  # fmt: skip
         except NotImplementedError:
             return None
 
 
-def _refuse(options: dict[str, Any]) -> None:
+#: Let a compiled training loop call this one as it is.
+_uncompiled = torch.compiler.disable(_Optimizer.step)
+
+
+def _counts(rule: _rules.Rule) -> tuple[str, ...]:
+    """What a state has besides arrays."""
+    return (("step",) if rule.saves_step else ()) + rule.numbers
+
+
+def _refuse(options: Any) -> None:
     for key in ("capturable", "differentiable"):
         if options.get(key):
             raise RuntimeError(f"`fastadam` does not support `{key}`")
@@ -282,11 +324,20 @@ def _number(value: Any) -> Any:
 
 def _memory(name: str, tensor: Any) -> Array:
     """The memory of a tensor that a step writes."""
-    if tensor.device.type != "cpu" or tensor.dtype not in DTYPES or tensor.layout != torch.strided:
+    if tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg():
         raise RuntimeError(
-            f"{name}: `fastadam` requires all the params to be strided Tensors of float32, "
-            "float64, complex64 or complex128 and of supported devices: ['cpu'] but "
-            f"{tensor.layout}, {tensor.dtype} and {tensor.device.type}"
+            f"{name}: `fastadam` requires strided Tensors that are not conjugated or negated "
+            f"lazily, but it is {tensor.layout} (resolve_conj() and resolve_neg() copy)"
+        )
+    return _array(name, tensor)
+
+
+def _array(name: str, tensor: Any) -> Array:
+    if tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
+        raise RuntimeError(
+            f"{name}: `fastadam` requires all the params to be float32, float64, complex64 or "
+            "complex128 Tensors of supported devices: ['cpu'] but "
+            f"{tensor.dtype} and {tensor.device.type}"
         )
     array: Array = tensor.detach().numpy()  # detached, it keeps the memory, whatever becomes of it
     return array
@@ -295,19 +346,37 @@ def _memory(name: str, tensor: Any) -> Array:
 def _gradient(name: str, grad: torch.Tensor) -> Array | _rows.RowGrad:
     grad = grad.detach()
     if grad.layout == torch.sparse_coo and grad.sparse_dim() == 1:
-        return _rows.RowGrad(grad._indices()[0].numpy(), grad._values().numpy())
+        return _rows.RowGrad(grad._indices()[0].numpy(), _array(name, grad._values()))
     if grad.layout != torch.strided:
         raise RuntimeError(
             f"{name}: `fastadam` does not support sparse gradients other than an embedding's, "
             "with one sparse dimension"
         )
-    array: Array = grad.resolve_conj().resolve_neg().numpy()
-    return array
+    return _array(name, grad.resolve_conj().resolve_neg())
 
 
 def _is_count(value: Any) -> bool:
     """Whether the compiled backend can keep a count there."""
-    return type(value) is torch.Tensor and value.dtype == torch.float64 and value.ndim == 0
+    return (
+        type(value) is torch.Tensor
+        and (value.dtype, value.device.type, value.ndim) == (torch.float64, "cpu", 0)
+        and not (value.requires_grad or value.is_inference())
+    )
+
+
+def _is_aliased(tensor: torch.Tensor, owners: int) -> bool:
+    """Whether more than so many own a tensor's memory, or may come to.
+
+    One of them could move it, as `share_memory_` does, and nothing of the tensor would show it.
+    """
+    storage = tensor.untyped_storage()
+    return bool(
+        STORAGE_OWNERS is None
+        or STORAGE_OWNERS(storage._cdata) > owners + 1  # `storage` is one
+        or sys.getrefcount(storage) > 3  # `storage`, the argument, and torch itself
+        or weakref.getweakrefcount(tensor)
+        or tensor.is_shared()
+    )
 
 
 class _WithEpsilonHat(_Optimizer):

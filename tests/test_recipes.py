@@ -22,12 +22,13 @@ from types import SimpleNamespace
 from flwr.app import MetricRecord, RecordDict
 
 rng = np.random.default_rng(0)
-weights = {"W": rng.standard_normal((3, 4)), "b": rng.standard_normal(4)}
+weights = {"W": rng.standard_normal((3, 4)), "b": rng.standard_normal(4), "n": np.array([7])}
 strategies = [cls(eta=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3) for cls in (FastFedAdam, FedAdam)]
 current = [weights, weights]
 for server_round in (1, 2, 3):
     trained = [
-        {name: w + rng.standard_normal(w.shape) for name, w in weights.items()} for _ in range(2)
+        {name: w + rng.standard_normal(w.shape).astype(w.dtype) for name, w in weights.items()}
+        for _ in range(2)
     ]
     for i, strategy in enumerate(strategies):
         replies = []
@@ -39,9 +40,20 @@ for server_round in (1, 2, 3):
         strategy.current_arrays = current[i]
         record, _ = strategy.aggregate_train(server_round, replies)
         current[i] = {name: array.numpy() for name, array in record.items()}
-for name in weights:
+for name in "W", "b":
     assert (current[0][name] == current[1][name]).all()
     assert not (current[0][name] == weights[name]).all()
+assert current[0]["n"].dtype == np.int64
+
+single = FastFedAdam()
+single.current_arrays = {"W": np.ones(3, np.float32)}
+content = RecordDict({
+    "arrays": ArrayRecord({"W": Array(np.full(3, 2, np.float32))}),
+    "metrics": MetricRecord({"num-examples": 1}),
+})
+reply = SimpleNamespace(content=content, has_error=lambda: False)
+record, _ = single.aggregate_train(1, [reply])
+assert record["W"].numpy().dtype == np.float32
 """
 
 
