@@ -2,8 +2,8 @@
 
     pip install '.[examples]' && python examples/sklearn_mlp.py
 
-On the digits: the same coefficients, bit for bit, and what a whole fit gains. Most of a fit is
-matrix products, which fastadam leaves alone.
+On the digits: in float64 the same coefficients, bit for bit, and what a whole fit gains: of
+three fits, by turns, the shortest. Most of a fit is matrix products, which fastadam leaves alone.
 """
 
 import time
@@ -34,15 +34,20 @@ def main():
     for layers, batch in (((100,), 200), ((100,), 10), ((256, 128), 32)):
         for dtype in (np.float64, np.float32):
             options = {"hidden_layer_sizes": layers, "batch_size": batch}
-            theirs, their_accuracy, their_seconds = fit(data, dtype, **options)
-            with patched_sklearn():
-                ours, accuracy, seconds = fit(data, dtype, **options)
+            our_seconds, their_seconds = [], []
+            for _ in range(3):
+                theirs, their_accuracy, seconds = fit(data, dtype, **options)
+                their_seconds.append(seconds)
+                with patched_sklearn():
+                    ours, our_accuracy, seconds = fit(data, dtype, **options)
+                our_seconds.append(seconds)
             pairs = zip(ours.coefs_, theirs.coefs_, strict=True)
             equal = all(np.array_equal(a, b) for a, b in pairs)
             title = f"{layers}, {batch}, {np.dtype(dtype)}"
             print(
-                f"{title:30} {accuracy:7.2%} {their_accuracy:8.2%} "
-                f"{seconds:6.2f} {their_seconds:6.2f}  {'equal' if equal else 'not equal'}"
+                f"{title:30} {our_accuracy:7.2%} {their_accuracy:8.2%} "
+                f"{min(our_seconds):6.2f} {min(their_seconds):6.2f}  "
+                f"{'equal' if equal else 'not equal'}"
             )
     print(
         "Of two figures, the first is fastadam's. In float32 scikit-learn's own rounds otherwise."

@@ -23,6 +23,7 @@ cimport numpy as cnp
 
 import os
 from time import sleep
+from types import GetSetDescriptorType
 
 import numpy as np
 

@@ -10,7 +10,8 @@ What differs from torch's own:
 - The step count in a state is a float64 tensor, which does not stop at 2**24.
 - The sparse gradient of an embedding changes only the rows that it has, as
   ``torch.optim.SparseAdam`` does, and their state; those of other rows do not decay.
-- Gradients and parameters may have any strides, and they need not be alike.
+- Gradients and parameters may have any strides, and they need not be alike. Parameters that
+  share memory raise an error.
 - ``foreach`` and ``fused`` choose nothing here; ``capturable`` and ``differentiable`` raise an
   error, and so do tensors on other devices or of other dtypes than float32, float64, complex64
   and complex128.
@@ -43,6 +44,7 @@ from fastadam._types import Array
 
 try:
     import torch
+    from torch.autograd.graph import increment_version
     from torch.optim.optimizer import (
         _global_optimizer_post_hooks,
         _global_optimizer_pre_hooks,
@@ -207,6 +209,7 @@ class _Optimizer(torch.optim.Optimizer):
             for i, m in enumerate(members)
         ]
         batch.step(grads, groups, 1.0, most_threads)
+        increment_version([member.param for member in members if member.param.grad is not None])
         for member, step, mu_product in zip(members, batch.steps, batch.mu_products, strict=True):
             for count, value in zip(_counts(self._rule), (step, mu_product), strict=False):
                 self._state[member.param][count].fill_(value)
@@ -286,8 +289,10 @@ class _Optimizer(torch.optim.Optimizer):
             rows[id(member.param)] = (member.param, *states, *counts[:2])
         try:
             return native.Tensors(
-                batch, EXCHANGE, torch.Tensor, params, [rows.get(id(p)) for p in params],
-                self._state, _read_group, _gradient, _is_aliased,
+                batch, EXCHANGE, torch.Tensor.grad, torch.Tensor, params,
+                [rows.get(id(param)) for param in params], self._state,
+                [member.param.detach() for member in members], increment_version,
+                _read_group, _gradient, _is_aliased,
             )  # fmt: skip
         except NotImplementedError:
             return None

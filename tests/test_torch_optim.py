@@ -7,10 +7,13 @@ import copy
 import ctypes
 import io
 import itertools
+import multiprocessing
 import pickle
 import re
 import subprocess
 import sys
+import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -235,6 +238,216 @@ def test_state_that_somebody_kept_is_looked_at(what):
                     part["exp_avg"] = torch.ones(3)
                 else:
                     part.data = torch.ones(3)
+    assert difference(*map(params_of, both)) < 1e-12
+
+
+@pytest.mark.parametrize("what", ["view", "array", "weak reference", "storage"])
+def test_memory_of_the_state_that_somebody_kept_is_looked_at(what):
+    both = pair("Adam", [torch.randn(3), torch.randn(4)], lr=0.1)
+    kept = []
+    for seed in range(8):
+        set_grads(both, seed)
+        for optimizer in both:
+            optimizer.step()
+        if seed == 1:
+            for optimizer in both:
+                e = entry(optimizer)
+                kept.append(
+                    {
+                        "view": lambda e=e: [t.detach() for t in e.values()],
+                        "array": lambda e=e: e["step"].numpy(),
+                        "weak reference": lambda e=e: weakref.ref(e["step"]),
+                        "storage": lambda e=e: e["exp_avg"].untyped_storage(),
+                    }[what]()
+                )
+                del e
+        if seed == 4:
+            for part in kept:
+                if what == "view":
+                    for t in part:
+                        t.share_memory_()
+                elif what == "array":
+                    part[...] = 50
+                elif what == "weak reference":
+                    part().fill_(50)
+                else:
+                    part.share_memory_()
+    assert difference(*map(params_of, both)) < 1e-12
+    assert entry(both[0])["step"] == entry(both[1])["step"]
+
+
+def steps_in_child(optimizer, n):
+    for _ in range(n):
+        optimizer.step()
+
+
+def test_state_shared_by_processes():
+    """As Hogwild's: two processes take turns."""
+    ours, _ = pair("Adam", [torch.ones(3)], lr=0.1)
+    (p,) = params_of(ours)
+    p.share_memory_()
+    set_grads([ours], 0)
+    ours.step()
+    for tensor in entry(ours).values():
+        tensor.share_memory_()
+    for _ in range(2):
+        ours.step()
+        child = multiprocessing.get_context("fork").Process(target=steps_in_child, args=(ours, 3))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            child.start()
+        child.join()
+        assert child.exitcode == 0
+    ours.step()
+    assert entry(ours)["step"] == 10
+
+
+def test_graphs_that_are_older_than_a_step_are_refused():
+    w = torch.nn.Parameter(torch.ones(2))
+    other = torch.nn.Parameter(torch.ones(2))
+    ours = fastadam.torch.Adam([w, other])
+    for _ in range(3):
+        loss = (w * w * other).sum()
+        loss.backward(retain_graph=True)
+        ours.step()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+    other.grad = None
+    loss = (other * 2 * other).sum()
+    ours.step()
+    loss.backward()  # `other` was not stepped
+
+
+def test_entries_that_are_not_ours():
+    slab = torch.tensor([0.45, 7.0, 0.5, 7.0], dtype=torch.float32)
+    ours, _ = pair("Adam", [torch.ones(2)])
+    plain, _ = pair("SGD", [torch.ones(2)], momentum=0.9)
+    for optimizer in (ours, plain):
+        set_grads([optimizer], 0)
+        optimizer.step()
+        entry(optimizer)["mu_product"] = slab[0]
+    entry(plain)["step"] = 0
+    for _ in range(3):
+        ours.step()
+        plain.step()
+    assert slab.tolist() == torch.tensor([0.45, 7.0, 0.5, 7.0], dtype=torch.float32).tolist()
+    assert entry(plain)["step"] == 0
+
+
+def test_empty_parameters_count_steps():
+    both = pair("Adam", [torch.ones(0, 2), torch.ones(2)])
+    for seed in range(5):
+        set_grads(both, seed)
+        for optimizer in both:
+            optimizer.step()
+    assert [entry(o)["step"].item() for o in both] == [5, 5]
+
+
+def test_default_device_and_inference_mode():
+    ours, _ = pair("Adam", [torch.ones(2), torch.ones(3)])
+    with torch.device("meta"):
+        params_of(ours)[0].grad = torch.ones(2, device="cpu")
+        ours.step()
+    assert entry(ours)["step"].device.type == "cpu"
+    with torch.inference_mode():
+        fresh, _ = pair("Adam", [torch.ones(2), torch.ones(3)])
+    for optimizer in (ours, fresh):
+        params = params_of(optimizer)
+        params[0].grad = torch.ones(2)
+        with torch.inference_mode():
+            optimizer.step()
+        optimizer.step()
+        params[1].grad = torch.ones(3)
+        optimizer.step()
+    assert entry(ours)["step"] == 4
+    assert entry(fresh)["step"] == 3
+
+
+def test_state_that_is_made_lazy():
+    both = pair("SGD", [torch.ones(2, dtype=torch.complex128)], lr=0.1, momentum=0.9)
+    for seed in range(6):
+        set_grads(both, seed)
+        for optimizer in both:
+            optimizer.step()
+            if seed == 2 and optimizer is both[1]:
+                buffer = entry(optimizer)["momentum_buffer"]
+                buffer.data = buffer.data.conj().resolve_conj()
+            elif seed == 2:
+                buffer = entry(optimizer)["momentum_buffer"]
+                buffer.data = buffer.data.conj()
+                with pytest.raises(RuntimeError, match=r"momentum_buffer.*resolve_conj"):
+                    optimizer.step()
+                buffer.data = buffer.data.resolve_conj()
+    assert difference(*map(params_of, both)) < 1e-12
+
+
+def test_a_frozen_layer_may_become_anything():
+    ours, _ = pair("Adam", [torch.ones(2), torch.ones(3)])
+    set_grads([ours], 0)
+    ours.step()
+    frozen = params_of(ours)[1]
+    frozen.grad = None
+    frozen.data = torch.empty(0, dtype=torch.bfloat16)
+    ours.state  # noqa: B018
+    for _ in range(2):
+        ours.step()
+    assert entry(ours)["step"] == 3
+
+
+def test_an_error_in_the_first_step_leaves_no_state(monkeypatch):
+    ours, _ = pair("Adam", [torch.ones(2), torch.ones(3)])
+    set_grads([ours], 0)
+    params_of(ours)[1].grad = torch.eye(3).to_sparse()[0].coalesce()
+    params_of(ours)[0].grad = None
+    ours.step()
+    ours.state.clear()
+    ours.param_groups[0]["weight_decay"] = 0.1
+    with pytest.raises(ValueError, match="weight_decay"):
+        ours.step()
+    assert not ours.state
+
+
+def test_odd_gradients_do_not_slow_all_that_follows(backend):
+    ours, _ = pair("Adam", [torch.ones(4, 4), torch.ones(4, 4).t(), torch.ones(8)[::2]])
+    for p in params_of(ours):
+        p.grad = torch.ones(1).expand(p.shape)
+    ours.step()
+    tensors = ours._tensors
+    set_grads([ours], 0)
+    ours.step()
+    assert ours._tensors is tensors
+    assert (tensors is None) == (backend == "numpy")
+
+
+def test_hooks_of_subclasses_run_once():
+    class Mine(fastadam.torch.Adam):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    calls = []
+    for cls in (Mine, fastadam.torch.Adam):
+        ours = cls([torch.ones(2)])
+        ours.register_step_pre_hook(lambda opt, args, kwargs: calls.append((len(args), kwargs)))
+        ours.register_step_pre_hook(lambda opt, args, kwargs: ((opt,), {}))
+        ours.step()
+    assert calls == [(1, {}), (1, {})]
+
+
+def test_compiled_training_loops():
+    both = pair("Adam", [torch.ones(2)], lr=0.1)
+
+    for optimizer in both:
+        (p,) = params_of(optimizer)
+
+        def loop(p=p, optimizer=optimizer):
+            p.grad = 2 * p.detach()
+            optimizer.step()
+
+        compiled = torch.compile(loop, backend="eager")
+        for _ in range(3):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                compiled()
     assert difference(*map(params_of, both)) < 1e-12
 
 
