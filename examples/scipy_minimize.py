@@ -21,6 +21,7 @@ from fastadam import schedules
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 START = [-1.5, 2.0]
 DECAY = 1e-4  # of the regression's weights, so that there is one best point
@@ -101,6 +102,7 @@ def draw_curves(axes, curves, title):
     for (name, curve), style in zip(curves.items(), ("o-", "-"), strict=True):
         axes.loglog(*curve.T, style, markersize=3, label=name)
     axes.set(title=title, xlabel="passes over the images", ylabel="loss over all images")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend()
 
 
