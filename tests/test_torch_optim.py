@@ -65,6 +65,13 @@ def set_grads(optimizers, seed):
             p.grad = torch.randn(p.shape, dtype=p.dtype, generator=generator)
 
 
+def step_all(optimizers, seed):
+    """One step of each, with the same random gradients."""
+    set_grads(optimizers, seed)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
 def difference(a, b):
     """The largest between two lists of tensors."""
     return max(float((p - q).detach().abs().max()) for p, q in zip(a, b, strict=True) if p.numel())
@@ -221,9 +228,7 @@ def test_state_that_somebody_kept_is_looked_at(what):
     both = pair("Adam", [torch.randn(3), torch.randn(4)], lr=0.1)
     kept = []
     for seed in range(6):
-        set_grads(both, seed)
-        for optimizer in both:
-            optimizer.step()
+        step_all(both, seed)
         if seed == 1:
             state = [optimizer.state for optimizer in both]
             entries = [entry(optimizer) for optimizer in both]
@@ -246,9 +251,7 @@ def test_memory_of_the_state_that_somebody_kept_is_looked_at(what):
     both = pair("Adam", [torch.randn(3), torch.randn(4)], lr=0.1)
     kept = []
     for seed in range(8):
-        set_grads(both, seed)
-        for optimizer in both:
-            optimizer.step()
+        step_all(both, seed)
         if seed == 1:
             for optimizer in both:
                 e = entry(optimizer)
@@ -337,9 +340,7 @@ def test_entries_that_are_not_ours():
 def test_empty_parameters_count_steps():
     both = pair("Adam", [torch.ones(0, 2), torch.ones(2)])
     for seed in range(5):
-        set_grads(both, seed)
-        for optimizer in both:
-            optimizer.step()
+        step_all(both, seed)
     assert [entry(o)["step"].item() for o in both] == [5, 5]
 
 
@@ -469,9 +470,7 @@ def test_state_dicts_load_both_ways(name):
     both = pair(name, [torch.randn(3, 4), torch.randn(5)], lr=0.1, **options)
     for _ in range(2):
         for seed in range(3):
-            set_grads(both, seed)
-            for optimizer in both:
-                optimizer.step()
+            step_all(both, seed)
         dicts = [copy.deepcopy(optimizer.state_dict()) for optimizer in both]
         assert dicts[0]["state"].keys() == dicts[1]["state"].keys()
         for i, theirs in dicts[1]["state"].items():
@@ -859,9 +858,7 @@ def test_without_the_exchange_api(monkeypatch, version):
     monkeypatch.setattr(fastadam.torch, "EXCHANGE", None if version is None else capsule(version))
     both = pair("Adam", [torch.randn(3), torch.randn(2)], lr=0.1)
     for seed in range(4):
-        set_grads(both, seed)
-        for optimizer in both:
-            optimizer.step()
+        step_all(both, seed)
     assert both[0]._tensors is None
     assert difference(*map(params_of, both)) < 1e-12
 
