@@ -4,6 +4,7 @@ Everything else is in pyproject.toml. Without a working compiler the build goes
 on and the package runs on its NumPy implementation.
 """
 
+import glob
 import os
 import sysconfig
 import tempfile
@@ -26,7 +27,7 @@ INSTRUCTION_SETS = {
     "arm64": [("neon", "baseline", [], [])],
     "other": [("generic", "baseline", [], [])],
 }
-DTYPES = {"float32": "float", "float64": "double"}
+DTYPES = {"float32": "32", "float64": "64"}  # and their bits
 
 # The rule's bits need contraction off (GCC fuses even where the C says not to);
 # its speed needs the other two, without which sqrt and the selects stay scalar.
@@ -39,6 +40,7 @@ UNIX_FLAGS = [
     "-fno-trapping-math",
 ]
 MSVC_FLAGS = ["/O2", "/std:c11", "/fp:precise"]
+HEADERS = glob.glob("csrc/**/*.h", recursive=True)
 
 
 def cpu_family():
@@ -99,14 +101,14 @@ class BuildKernels(build_ext):
 
     def compile_kernels(self, isa, flags):
         objects = []
-        for dtype, ctype in DTYPES.items():
+        for dtype, bits in DTYPES.items():
             objects += self.compiler.compile(
                 ["csrc/kernel.c"],
                 output_dir=os.path.join(self.build_temp, f"{isa}_{dtype}"),
-                macros=[("FA_REAL", ctype), ("FA_NAME", f"{isa}_{dtype}")],
+                macros=[("FA_BITS", bits), ("FA_NAME", f"{isa}_{dtype}")],
                 include_dirs=["csrc"],
                 extra_postargs=flags,
-                depends=["csrc/fastadam.h", "csrc/rules.h"],
+                depends=HEADERS,
             )
         return objects
 
@@ -115,13 +117,13 @@ class BuildKernels(build_ext):
         return " ".join([os.path.basename(command[0]), *flags])
 
 
-C_FILES = ["cpu", "dispatch", "norm", "parallel", "rows", "scalars", "step"]
+C_FILES = ["blocks", "cpu", "isas", "merge_rows", "norm", "scalars", "share", "step"]
 extension = Extension(
     "fastadam._native",
     ["fastadam/_native.pyx", *(f"csrc/{name}.c" for name in C_FILES)],
     include_dirs=["csrc", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-    depends=["csrc/fastadam.h", "csrc/rules.h", "csrc/cpu.h", "csrc/kernel.c"],
+    depends=["csrc/kernel.c", *HEADERS],
 )
 extensions = cythonize([extension], language_level=3)
 for ext in extensions:

@@ -2,115 +2,120 @@
 #ifndef FASTADAM_H
 #define FASTADAM_H
 
+#include <stddef.h>
 #include <stdint.h>
 
-#include "rules.h"
-
-#define X(rule, RULE) FA_##RULE,
-enum { FA_RULES(X) FA_N_RULES };
-#undef X
-extern const char *const fa_rule_names[FA_N_RULES];
+#include "hyper.h"
 
 enum { FA_FLOAT32, FA_FLOAT64, FA_DTYPES };
-int64_t fa_real_size(int dtype); /* in bytes */
-enum { FA_STATES = 3 }; /* most arrays of state that a rule keeps */
+enum {
+    FA_STATES = 3, /* the most arrays of state that a rule keeps, */
+    FA_NUMBERS = 1 /* and the most running numbers, such as NAdam's product of momenta */
+};
+
+static inline int64_t fa_real_size(int dtype) /* in bytes */
+{
+    return dtype == FA_FLOAT32 ? sizeof(float) : sizeof(double);
+}
 
 /* What a user sets for a group of arrays; a rule uses some of it. */
+#define X(name) double name;
 typedef struct {
-    double lr, beta1, beta2, eps, weight_decay, alpha, momentum, dampening, momentum_decay;
-    double ema_decay, loss_scale;
-    int amsgrad, maximize, decoupled, epsilon_hat, nesterov, centered;
+    FA_HYPER(X)
 } fa_hyper;
+#undef X
+enum { FA_HYPERS = sizeof(fa_hyper) / sizeof(double) };
+extern const char *const fa_hyper_names[FA_HYPERS]; /* in the struct's order */
 
-/* What the kernels need of them at step count `step`, in double; a kernel rounds each
-   number once to its dtype. Names as in rules.h. */
-typedef struct {
-    double grad_factor, weight_decay, keep, ema_decay;
-    double b1, b2, step_size, grad_step, root, eps, momentum, fresh;
-    int flags;
-    /* What they were computed for. */
-    int64_t step;
-    int group, dtype;
-    double mu_product, next_mu_product; /* before and after this step */
-} fa_scalars;
+/* The rules and the compiled instruction sets are known by their numbers, 0, 1, ...; the
+   sets come best first. A name is NULL beyond the last. */
+const char *fa_rule_name(int rule);
+const char *fa_isa_name(int isa);
+int fa_cpu_has(int isa);
 
-/* One array and its state: real numbers behind every pointer. */
+/* Which arrays of state a rule keeps under these hyper-parameters: bit k for state[k]. */
+int fa_states_kept(int rule, const fa_hyper *hyper);
+
+/* Where the numbers of an array lie, and those that go with them, one for each. */
 typedef struct {
     void *param;
-    const void *grad; /* NULL: leave this array and its step count alone */
-    void *state[FA_STATES];
-    void *average;       /* of the parameter over steps, or NULL */
-    int64_t size;        /* of the gradient, which is the parameter's unless it has rows: */
-    const int64_t *rows; /* its row j, `width` numbers, is for the parameter's row rows[j] */
-    int64_t width;
-    int64_t step;      /* finished steps */
-    double mu_product; /* of the finished steps; NAdam's */
+    void *state[FA_STATES]; /* NULL where the rule keeps none */
+    void *average;          /* of the parameter over steps, or NULL */
+} fa_streams;
+
+/* One array. All is fixed when a batch is made, but for the last two, which a step changes. */
+typedef struct {
+    fa_streams streams;
+    int64_t size;
+    int64_t origin; /* where element 0 stands, if this is a part of a larger array */
     int group, dtype;
-    const fa_scalars *scalars; /* set by fa_step, */
-    double *sums, norm_scale;  /* by fa_grad_norm */
+    int64_t step; /* finished steps */
+    double numbers[FA_NUMBERS];
 } fa_array;
 
-/* A kernel updates elements begin..end-1 of an array, */
-typedef void fa_kernel(const fa_array *array, int64_t begin, int64_t end);
-/* or sums the squares of so many numbers, each times `scale`. */
-typedef double fa_sum(const void *numbers, int64_t n, double scale);
+typedef struct fa_constants fa_constants; /* the scalars of a step */
 
-/* What kernel.c exports, for each instruction set and dtype. */
+/* What one step does to one array. */
 typedef struct {
-    fa_kernel *rules[FA_N_RULES];
-    fa_kernel *streams; /* Adam's memory traffic alone, a yardstick */
-    fa_sum *sum_squares;
-} fa_kernels;
+    fa_array *array;
+    const void *grad;
+    int64_t size;        /* of the gradient: that of the array, unless it has rows: */
+    const int64_t *rows; /* its row j, `width` numbers, is for the array's row rows[j] */
+    int64_t width;
+    const fa_constants *constants; /* set by fa_step */
+    double *sums, scale;                  /* set by fa_sums */
+} fa_job;
 
-typedef struct {
-    const char *name;
-    int (*cpu_has)(void);
-    const fa_kernels *kernels[FA_DTYPES];
-} fa_isa;
-
-/* The compiled instruction sets, best first; the last one has a NULL name. */
-extern const fa_isa fa_isas[];
+enum fa_norm {
+    FA_NO_NORM,
+    FA_MEASURED, /* fa_step computes grad_norm */
+    FA_GIVEN     /* grad_norm was set by the caller, who knows of other gradients, too */
+};
 
 /* Arrays that are stepped together. */
 typedef struct {
-    const fa_isa *isa;
-    int rule, threads;
+    int isa, rule, threads;
     const fa_hyper *groups;
-    fa_array *arrays;
-    int64_t n;
+    fa_job *jobs;
+    int64_t n_jobs;
+    double loss_scale;
+    enum fa_norm norm;
+    double grad_norm;     /* of all gradients, divided by the loss scale */
     double max_grad_norm; /* infinity: do not clip */
-    int measure_norm, skip_nonfinite;
-    fa_scalars *scratch; /* room for n */
-    double *sums;        /* room for fa_blocks() of every array, if the norm is measured */
-    double grad_norm;    /* a result */
+    int skip_nonfinite;   /* leave out a step whose norm is not finite */
+    fa_constants *constants; /* room for fa_constants_size() bytes a job */
+    double *sums; /* room for fa_blocks() of every job, if the norm is measured */
 } fa_batch;
+size_t fa_constants_size(void);
 
-/* The gradient norm is summed in blocks of an array, and threads share arrays at
-   their borders, so that neither depends on the other. */
-enum { FA_BLOCK = 4096 };
-int64_t fa_blocks(int64_t size);
-
-/* The scalars of an array's next step. */
-fa_scalars fa_next_scalars(int rule, const fa_hyper *hyper, const fa_array *array, double clip);
-
-/* The L2 norm of all gradients divided by their loss scales. */
-double fa_grad_norm(const fa_batch *batch);
-
-/* One step of all arrays of all groups; 0 if it was skipped. */
+/* One step of all jobs; 0 if it was skipped. */
 int fa_step(fa_batch *batch);
 
-/* The streams of all arrays: what fa_step costs without its arithmetic. */
-void fa_streams(const fa_batch *batch);
+/* The norm is summed in blocks that begin at multiples of FA_BLOCK of the whole array, and
+   threads share arrays at the same borders, so that neither depends on the other. */
+enum { FA_BLOCK = 4096 };
+int64_t fa_blocks(const fa_job *job);
 
-/* piece(batch, array, begin, end) for all arrays that have a gradient, cut at
-   block borders into parts of equal size, on several threads. */
-typedef void fa_piece(const fa_batch *batch, const fa_array *array, int64_t begin, int64_t end);
-void fa_share(const fa_batch *batch, fa_piece *piece);
+/* The sums of squares of each block of each job, times `scale` squared; how many there are. */
+int64_t fa_sums(const fa_batch *batch, double scale, double *sums);
+
+/* Their sum, one after the other. */
+double fa_fold(const double *sums, int64_t n);
+
+/* The largest magnitude in the gradients that are float64: the squares of others neither
+   overflow nor vanish. */
+double fa_largest(const fa_batch *batch);
+
+/* The L2 norm of all gradients divided by the loss scale. */
+double fa_grad_norm(const fa_batch *batch);
+
+/* The loads and stores of a step of Adam, with one addition for each store: a yardstick. */
+void fa_touch(const fa_batch *batch);
 
 /* Sums of equal rows: row j of `sums` is that of the rows order[starts[j]] ..
    order[starts[j + 1] - 1] of `values`, one after the other. */
-void fa_sum_rows(int dtype, void *sums, const void *values, int64_t width, const int64_t *order,
-                 const int64_t *starts, int64_t n);
+void fa_merge_rows(int dtype, void *sums, const void *values, int64_t width, const int64_t *order,
+                   const int64_t *starts, int64_t n);
 
 /* Threads that a large step uses; set 0 to take what OpenMP would use. */
 int fa_get_num_threads(void);

@@ -1,20 +1,20 @@
-/* The loops over arrays. Compiled once for each instruction set and dtype, with
-       FA_REAL  float or double
-       FA_NAME  the suffix of the exported names, such as avx2_float32
-   One plain loop serves body and tail, so an element's result cannot depend on its
-   place. */
-#include <float.h>
-#include <tgmath.h>
+/* The loops over a view's numbers. Compiled once for each instruction set and dtype, with
+       FA_BITS  32 or 64, those of the dtype
+       FA_NAME  the suffix of the exported names, such as avx2_float32 */
+#if FA_BITS == 32
+#define FA_REAL float
+#define FA_DTYPE float32
+#else
+#define FA_REAL double
+#define FA_DTYPE float64
+#endif
+
+#include "impl.h"
+#include "vector.h"
 
 #define FA_JOIN_(a, b) a##_##b
 #define FA_JOIN(a, b) FA_JOIN_(a, b)
 #define FA_EXPORT(name) FA_JOIN(fa_##name, FA_NAME)
-
-#ifdef _MSC_VER
-#define FA_INLINE static __forceinline
-#else
-#define FA_INLINE static inline __attribute__((always_inline))
-#endif
 
 #if defined(__GNUC__)
 #define FA_PREFETCH(address) __builtin_prefetch(address)
@@ -26,104 +26,131 @@
 #endif
 
 enum {
-    FA_LINE = 64,            /* bytes of a cache line, */
-    FA_BATCH = 4 * FA_LINE,  /* of what is prefetched at a time */
-    FA_AHEAD = 8 * FA_BATCH, /* and of how far ahead */
-    FA_SHORT = 1024,
-    FA_BEYOND_CACHE = 2 << 20 /* elements of an array that caches do not hold */
+    FA_LINE = 64,                 /* bytes of a cache line, */
+    FA_PREFETCHED = 4 * FA_LINE,  /* of what is prefetched at a time */
+    FA_AHEAD = 8 * FA_PREFETCHED, /* and of how far ahead */
+    FA_SHORT = 1024 /* numbers; with fewer, to look for a border costs more than it brings */
 };
 
-typedef FA_REAL real;
-#define FA_SMALLEST_NORMAL ((real)(sizeof(real) == sizeof(float) ? FLT_MIN : DBL_MIN))
+/* The scalars of a step as rules use them; a c is 1 minus the b beside it. */
+#define X(name) real name;
+typedef struct {
+    FA_SCALARS(X)
+    real c1, c2, ema_share;
+} constants;
+#undef X
 
-#include "fastadam.h"
+#define FA_RULE FA_INLINE real
+#include "rules.h"
 
-typedef real rule(constants k, real g, real s[], int flags);
+typedef real rule(const constants *k, real p, real g, real s[], int flags);
 
-/* How many elements come before a cache line's border. Large allocations share their
-   offset to one, and vectors that straddle lines cost 10 % (AVX2, in cache). */
-static int64_t to_line(const real *first)
+FA_INLINE constants spread_all(const fa_constants *from)
 {
-    const int64_t into = (int64_t)((uintptr_t)first % FA_LINE);
-    return (FA_LINE - into) % FA_LINE / (int64_t)sizeof(real);
+#define X(name) k.name = spread(from->rounded.FA_DTYPE.name);
+    constants k;
+    FA_SCALARS(X)
+#undef X
+    k.c1 = 1 - k.b1;
+    k.c2 = 1 - k.b2;
+    k.ema_share = 1 - k.ema_decay;
+    return k;
 }
 
-FA_INLINE void prefetch(const real *array)
+/* How many numbers come before the first border of a vector. Large allocations share their
+   offset to one, and vectors that straddle cache lines cost 10 % (AVX2). */
+FA_INLINE int64_t to_border(const number *first)
 {
-    const char *block = (const char *)array + FA_AHEAD;
-    for (int line = 0; line < FA_BATCH; line += FA_LINE)
-        FA_PREFETCH(block + line);
+    enum { BYTES = FA_LANES * sizeof(number) };
+    const int64_t into = (int64_t)((uintptr_t)first % BYTES);
+    return (BYTES - into) % BYTES / (int64_t)sizeof(number);
 }
 
-/* A rule for elements begin..end-1 of an array. `one`, `flags` and `states` are constants
-   where this is called. */
-FA_INLINE void loop(rule one, const int flags, const int states, const constants k,
-                    real *restrict param, const real *restrict grad, real *restrict state0,
-                    real *restrict state1, real *restrict state2, real *restrict average,
-                    int64_t begin, int64_t end)
+FA_INLINE void prefetch(const number *from)
 {
-    for (int64_t i = begin; i < end; i++) {
-        const real p = param[i];
-        real g = grad[i] * k.grad_factor;
-        if (flags & COUPLED)
-            g = g + k.weight_decay * p;
-        real s[FA_STATES];
-        if (states & STATE0)
-            s[0] = state0[i];
-        if (states & STATE1)
-            s[1] = state1[i];
-        if (states & STATE2)
-            s[2] = state2[i];
-        const real stepped = p * k.keep - one(k, g, s, flags);
-        if (states & STATE0)
-            state0[i] = s[0];
-        if (states & STATE1)
-            state1[i] = s[1];
-        if (states & STATE2)
-            state2[i] = s[2];
-        param[i] = stepped;
-        if (flags & AVERAGED)
-            average[i] = normal(k.ema_decay * average[i] + k.ema_share * stepped);
-    }
+    const char *piece = (const char *)from + FA_AHEAD;
+    for (int line = 0; line < FA_PREFETCHED; line += FA_LINE)
+        FA_PREFETCH(piece + line);
+}
+
+FA_INLINE real get(const number *from, int whole, int64_t n)
+{
+    return whole ? load(from) : load_first(from, n);
+}
+
+FA_INLINE void put(number *to, real x, int whole, int64_t n)
+{
+    if (whole)
+        store(to, x);
+    else
+        store_first(to, x, n);
+}
+
+/* Where a view's streams and gradient begin. */
+typedef struct {
+    number *param, *state[FA_STATES], *average;
+    const number *grad;
+} pointers;
+
+FA_INLINE number *moved(void *stream, int64_t by) { return stream ? (number *)stream + by : 0; }
+
+FA_INLINE pointers pointers_of(const fa_view *view)
+{
+    const fa_streams *streams = view->streams;
+    pointers to = {
+        moved(streams->param, view->at), {0}, moved(streams->average, view->at), view->grad};
+    for (int j = 0; j < FA_STATES; j++)
+        to.state[j] = moved(streams->state[j], view->at);
+    return to;
+}
+
+/* A rule for the vector that begins at element i, or for its first n numbers. `one`, `flags`,
+   `states` and `whole` are constants where this is called. */
+FA_INLINE void step(rule one, const int flags, const int states, const constants *k,
+                    const pointers *to, int64_t i, const int whole, int64_t n)
+{
+    const real p = get(to->param + i, whole, n);
+    real g = get(to->grad + i, whole, n) * k->grad_factor;
+    if (flags & FA_COUPLED)
+        g = g + k->weight_decay * p;
+    real s[FA_STATES];
+    for (int j = 0; j < FA_STATES; j++)
+        if (states & FA_STATE(j))
+            s[j] = get(to->state[j] + i, whole, n);
+    const real stepped = one(k, p, g, s, flags);
+    for (int j = 0; j < FA_STATES; j++)
+        if (states & FA_STATE(j))
+            put(to->state[j] + i, s[j], whole, n);
+    put(to->param + i, stepped, whole, n);
 }
 
 /* Square roots and divisions fill the window in which a CPU looks ahead for loads. Asking
    for memory early brings arrays beyond the caches from 1.09 to 0.92 times the time of
    their streams alone (AVX2); within, it would cost 7 %. */
-FA_INLINE void walk(rule one, const int flags, const int states, const fa_array *array,
-                    int64_t begin, int64_t end)
+FA_INLINE void walk(rule one, const int flags, const int states, const fa_view *view, int64_t n,
+                    int ahead)
 {
-    const fa_scalars *s = array->scalars;
-    const real b1 = (real)s->b1, b2 = (real)s->b2, ema_decay = (real)s->ema_decay;
-    const constants k = {
-        .grad_factor = (real)s->grad_factor, .weight_decay = (real)s->weight_decay,
-        .keep = (real)s->keep, .ema_decay = ema_decay, .ema_share = 1 - ema_decay,
-        .b1 = b1, .c1 = 1 - b1, .b2 = b2, .c2 = 1 - b2,
-        .step_size = (real)s->step_size, .grad_step = (real)s->grad_step,
-        .root = (real)s->root, .eps = (real)s->eps,
-        .momentum = (real)s->momentum, .fresh = (real)s->fresh,
-    };
-    real *p = array->param, *average = array->average;
-    real *state0 = array->state[0], *state1 = array->state[1], *state2 = array->state[2];
-    const real *g = array->grad;
-
-    if (end - begin < FA_SHORT) { /* what long arrays need costs 4 ns of 20 for ten elements */
-        loop(one, flags, states, k, p, g, state0, state1, state2, average, begin, end);
-        return;
-    }
-    const int beyond_cache = array->size >= FA_BEYOND_CACHE;
-    const int64_t block = beyond_cache ? FA_BATCH / (int64_t)sizeof(real) : end - begin;
-    int64_t stop = begin + to_line(p + begin);
-    for (int64_t i = begin; i < end; i = stop, stop = end - i < block ? end : i + block) {
-        if (beyond_cache) {
-            prefetch(p + i);
-            prefetch(g + i);
-            if (states & STATE0)
-                prefetch(state0 + i);
-            if (states & STATE1)
-                prefetch(state1 + i);
+    const constants k = spread_all(view->constants);
+    const pointers to = pointers_of(view);
+    const int64_t piece = ahead ? FA_PREFETCHED / (int64_t)sizeof(number) : n;
+    int64_t i = 0, part = n < FA_SHORT ? 0 : to_border(to.param);
+    for (; i < n; part = n - i) { /* two rounds: to a border and on, and what is left */
+        if (part > 0) {
+            step(one, flags, states, &k, &to, i, 0, part);
+            i += part;
         }
-        loop(one, flags, states, k, p, g, state0, state1, state2, average, i, stop);
+        while (n - i >= FA_LANES) {
+            const int64_t stop = n - i < piece ? n : i + piece;
+            if (ahead) {
+                prefetch(to.param + i);
+                prefetch(to.grad + i);
+                for (int j = 0; j < FA_STATES; j++)
+                    if (states & FA_STATE(j))
+                        prefetch(to.state[j] + i);
+            }
+            for (; stop - i >= FA_LANES; i += FA_LANES)
+                step(one, flags, states, &k, &to, i, 1, 0);
+        }
     }
 }
 
@@ -131,34 +158,55 @@ FA_INLINE void walk(rule one, const int flags, const int states, const fa_array 
    are dead code. */
 #define VARIANT(rule, RULE, n) \
     case n: \
-        if ((n & ~(RULE##_FLAGS)) == 0) \
-            walk(rule, n, RULE##_STATES(n), array, begin, end); \
+        if ((n & ~(FA_COUPLED | RULE##_FLAGS)) == 0) \
+            walk(rule, n, RULE##_STATES(n), view, numbers, ahead); \
         break;
 #define KERNEL(rule, RULE) \
-    static void FA_EXPORT(rule)(const fa_array *array, int64_t begin, int64_t end) \
+    static void FA_EXPORT(rule)(const fa_view *view, int64_t numbers, int ahead) \
     { \
-        switch (array->scalars->flags) { \
+        switch (view->constants->flags) { \
             VARIANT(rule, RULE, 0) VARIANT(rule, RULE, 1) VARIANT(rule, RULE, 2) \
             VARIANT(rule, RULE, 3) VARIANT(rule, RULE, 4) VARIANT(rule, RULE, 5) \
-            VARIANT(rule, RULE, 6) VARIANT(rule, RULE, 7) VARIANT(rule, RULE, 8) \
-            VARIANT(rule, RULE, 9) VARIANT(rule, RULE, 10) VARIANT(rule, RULE, 11) \
-            VARIANT(rule, RULE, 12) VARIANT(rule, RULE, 13) VARIANT(rule, RULE, 14) \
-            VARIANT(rule, RULE, 15) \
+            VARIANT(rule, RULE, 6) VARIANT(rule, RULE, 7) \
         } \
     }
 FA_RULES(KERNEL)
 
-/* The same loads and stores with one addition each: what the memory and the
-   load and store units allow. Benchmarks hold the rule against it. */
-static void FA_EXPORT(streams)(const fa_array *array, int64_t begin, int64_t end)
+/* Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992. It is
+   not part of the rules, which would double their variants: what a kernel has just stepped
+   is in the first cache. */
+FA_INLINE void average_one(const constants *k, const pointers *to, int64_t i, const int whole,
+                           int64_t n)
 {
-    real *restrict p = array->param;
-    const real *restrict g = array->grad;
-    real *restrict m = array->state[0];
-    real *restrict v = array->state[1];
+    const real p = get(to->param + i, whole, n), before = get(to->average + i, whole, n);
+    put(to->average + i, normal(k->ema_decay * before + k->ema_share * p), whole, n);
+}
 
-    for (int64_t i = begin; i < end; i++) {
-        const real x = g[i];
+static void FA_EXPORT(average)(const fa_view *view, int64_t n, int ahead)
+{
+    const constants k = spread_all(view->constants);
+    const pointers to = pointers_of(view);
+    int64_t i = 0;
+    (void)ahead;
+    for (; n - i >= FA_LANES; i += FA_LANES)
+        average_one(&k, &to, i, 1, 0);
+    if (i < n)
+        average_one(&k, &to, i, 0, n - i);
+}
+
+/* The same loads and stores as a step of Adam with one addition each: what the memory and
+   the load and store units allow. Benchmarks hold the rule against it. */
+static void FA_EXPORT(touch)(const fa_view *view, int64_t n, int ahead)
+{
+    const pointers to = pointers_of(view);
+    number *restrict p = to.param;
+    number *restrict m = to.state[0];
+    number *restrict v = to.state[1];
+    const number *restrict g = to.grad;
+
+    (void)ahead;
+    for (int64_t i = 0; i < n; i++) {
+        const number x = g[i];
         p[i] = p[i] + x;
         m[i] = m[i] + x;
         v[i] = v[i] + x;
@@ -169,7 +217,7 @@ static void FA_EXPORT(streams)(const fa_array *array, int64_t begin, int64_t end
    the widest vectors and are the same for all. */
 static double FA_EXPORT(sum_squares)(const void *numbers, int64_t n, double scale)
 {
-    const real *x = numbers;
+    const number *x = numbers;
     double sums[16] = {0};
     int64_t i = 0;
     for (; n - i >= 16; i += 16)
@@ -189,4 +237,4 @@ static double FA_EXPORT(sum_squares)(const void *numbers, int64_t n, double scal
 
 #define ENTRY(rule, RULE) FA_EXPORT(rule),
 const fa_kernels FA_EXPORT(kernels) = {
-    {FA_RULES(ENTRY)}, FA_EXPORT(streams), FA_EXPORT(sum_squares)};
+    {FA_RULES(ENTRY)}, FA_EXPORT(average), FA_EXPORT(touch), FA_EXPORT(sum_squares)};

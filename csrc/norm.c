@@ -4,67 +4,76 @@
 #include <float.h>
 #include <math.h>
 
-#include "fastadam.h"
+#include "impl.h"
 
-int64_t fa_blocks(int64_t size) { return (size + FA_BLOCK - 1) / FA_BLOCK; }
-
-static void sum_piece(const fa_batch *batch, const fa_array *array, int64_t begin, int64_t end)
+int64_t fa_blocks(const fa_job *job)
 {
-    fa_sum *sum_squares = batch->isa->kernels[array->dtype]->sum_squares;
-    const char *grad = array->grad;
-    for (int64_t i = begin; i < end; i += FA_BLOCK) {
-        const int64_t n = end - i < FA_BLOCK ? end - i : FA_BLOCK;
-        array->sums[i / FA_BLOCK] =
-            sum_squares(grad + i * fa_real_size(array->dtype), n, array->norm_scale);
+    return job->size ? (fa_offset(job) + job->size + FA_BLOCK - 1) / FA_BLOCK : 0;
+}
+
+static void sum_piece(const fa_batch *batch, const fa_job *job, int64_t begin, int64_t end)
+{
+    fa_sum *sum_squares = fa_kernels_of(batch, job)->sum_squares;
+    const char *grad = job->grad;
+    const int64_t item = fa_real_size(job->array->dtype);
+    for (int64_t stop; begin < end; begin = stop) {
+        const int64_t block = (fa_offset(job) + begin) / FA_BLOCK;
+        stop = (block + 1) * FA_BLOCK - fa_offset(job);
+        stop = stop < end ? stop : end;
+        job->sums[block] = sum_squares(grad + begin * item, stop - begin, job->scale);
     }
 }
 
-static double largest(const fa_array *array, double bound)
+int64_t fa_sums(const fa_batch *batch, double scale, double *sums)
 {
-    for (int64_t i = 0; i < array->size; i++) {
-        const double x = fabs(array->dtype == FA_FLOAT32 ? ((const float *)array->grad)[i]
-                                                         : ((const double *)array->grad)[i]);
-        if (x > bound)
-            bound = x;
+    int64_t count = 0;
+    for (int64_t i = 0; i < batch->n_jobs; i++) {
+        fa_job *job = &batch->jobs[i];
+        job->sums = sums + count;
+        job->scale = scale;
+        count += fa_blocks(job);
+    }
+    fa_share(batch, sum_piece);
+    return count;
+}
+
+double fa_fold(const double *sums, int64_t n)
+{
+    double total = 0;
+    for (int64_t i = 0; i < n; i++)
+        total += sums[i];
+    return total;
+}
+
+double fa_largest(const fa_batch *batch)
+{
+    double bound = 0;
+    for (int64_t i = 0; i < batch->n_jobs; i++) {
+        const fa_job *job = &batch->jobs[i];
+        const double *grad = job->grad;
+        for (int64_t j = 0; job->array->dtype == FA_FLOAT64 && j < job->size; j++) {
+            if (fabs(grad[j]) > bound)
+                bound = fabs(grad[j]);
+            if (bound == INFINITY)
+                return bound;
+        }
     }
     return bound;
 }
 
-static double sum(const fa_batch *batch, double scale)
-{
-    double *sums = batch->sums;
-    for (int64_t i = 0; i < batch->n; i++) {
-        fa_array *array = &batch->arrays[i];
-        if (!array->grad)
-            continue;
-        array->sums = sums;
-        array->norm_scale = scale;
-        sums += fa_blocks(array->size);
-    }
-    fa_share(batch, sum_piece);
-    double total = 0;
-    for (const double *s = batch->sums; s < sums; s++)
-        total += *s;
-    return total;
-}
-
 double fa_grad_norm(const fa_batch *batch)
 {
-    const double loss_scale = batch->groups[0].loss_scale;
-    double total = sum(batch, 1);
-    /* Squares of float64 beyond 1e154 overflow and below 1e-146 lose digits. */
+    double total = fa_fold(batch->sums, fa_sums(batch, 1, batch->sums));
+    /* Squares beyond 1e154 overflow and below 1e-146 lose digits. */
     if (total == INFINITY || total < DBL_MIN / DBL_EPSILON) {
-        double bound = 0;
-        for (int64_t i = 0; i < batch->n; i++)
-            if (batch->arrays[i].grad)
-                bound = largest(&batch->arrays[i], bound);
+        const double bound = fa_largest(batch);
         if (bound > 0 && bound < INFINITY) {
             int exponent;
             frexp(bound, &exponent);
             exponent = exponent < -1000 ? -1000 : exponent;
-            total = sum(batch, ldexp(1, -exponent));
-            return ldexp(sqrt(total) / loss_scale, exponent);
+            total = fa_fold(batch->sums, fa_sums(batch, ldexp(1, -exponent), batch->sums));
+            return ldexp(sqrt(total) / batch->loss_scale, exponent);
         }
     }
-    return sqrt(total) / loss_scale;
+    return sqrt(total) / batch->loss_scale;
 }

@@ -1,7 +1,8 @@
-/* The scalars of a step, in double; fastadam/_rules.py has the same in Python. */
+/* The scalars of a step, in double; fastadam/_rules/ has the same in Python. */
 #include <math.h>
+#include <string.h>
 
-#include "fastadam.h"
+#include "impl.h"
 
 /* The kernels use betas rounded to the dtype, so the bias corrections must: with
    1 - 0.999 rounded by itself, float32 updates are 4.7e-6 off. Where two numbers in a row
@@ -14,87 +15,65 @@ static double rounded(double x, const fa_scalars *s)
 
 static double power(double b, int64_t exponent) { return pow(b, (double)exponent); }
 
-static void adam(fa_scalars *s, const fa_hyper *h)
-{
-    s->b1 = rounded(h->beta1, s);
-    s->b2 = rounded(h->beta2, s);
-    const double bc1 = 1 - power(s->b1, s->step), bc2 = 1 - power(s->b2, s->step);
-    s->step_size = h->epsilon_hat ? h->lr * sqrt(bc2) / bc1 : h->lr / bc1;
-    s->root = h->epsilon_hat ? 1 : 1 / sqrt(bc2);
-    s->flags |= h->amsgrad ? AMSGRAD : 0;
-}
+#include "rules.h"
 
-static void nadam(fa_scalars *s, const fa_hyper *h)
-{
-    s->b1 = rounded(h->beta1, s);
-    s->b2 = rounded(h->beta2, s);
-    const double psi = pow(0.96, h->momentum_decay);
-    const double mu = s->b1 * (1 - 0.5 * power(psi, s->step));
-    const double next_mu = s->b1 * (1 - 0.5 * power(psi, s->step + 1));
-    s->next_mu_product = s->mu_product * mu;
-    s->grad_step = h->lr * (1 - mu) / (1 - s->next_mu_product);
-    s->step_size = h->lr * next_mu / (1 - s->next_mu_product * next_mu);
-    s->root = 1 / sqrt(1 - power(s->b2, s->step));
-}
+#define STATES(rule, RULE) \
+    static int states_of_##rule(int flags) { (void)flags; return RULE##_STATES(flags); }
+FA_RULES(STATES)
 
-static void radam(fa_scalars *s, const fa_hyper *h)
-{
-    s->b1 = rounded(h->beta1, s);
-    s->b2 = rounded(h->beta2, s);
-    const double bc1 = 1 - power(s->b1, s->step), bc2 = 1 - power(s->b2, s->step);
-    const double rho_inf = 2 / (1 - s->b2) - 1;
-    const double rho = rho_inf - 2 * (double)s->step * (1 - bc2) / bc2;
-    s->step_size = h->lr / bc1;
-    if (rho > 5) {
-        const double r = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho);
-        s->step_size = h->lr * sqrt(r) * sqrt(bc2) / bc1;
-        s->flags |= RECTIFIED;
-    }
-}
+#define ROW(rule, RULE) {#rule, rule, states_of_##rule},
+static const struct {
+    const char *name;
+    void (*scalars)(fa_scalars *, const fa_hyper *);
+    int (*states)(int flags);
+} rules[] = {FA_RULES(ROW){0}};
+_Static_assert(sizeof rules / sizeof *rules <= FA_MOST_RULES + 1, "raise FA_MOST_RULES");
 
-static void adamax(fa_scalars *s, const fa_hyper *h)
-{
-    s->b1 = rounded(h->beta1, s);
-    s->b2 = rounded(h->beta2, s);
-    s->step_size = h->lr / (1 - power(s->b1, s->step));
-}
-
-static void rmsprop(fa_scalars *s, const fa_hyper *h)
-{
-    s->b2 = rounded(h->alpha, s);
-    s->step_size = h->lr;
-    s->momentum = h->momentum;
-    s->flags |= (h->momentum != 0 ? MOMENTUM : 0) | (h->centered ? CENTERED : 0);
-}
-
-static void sgd(fa_scalars *s, const fa_hyper *h)
-{
-    s->step_size = h->lr;
-    s->momentum = h->momentum;
-    s->fresh = s->step == 1 ? 1 : 1 - h->dampening; /* torch.optim's first step is undamped */
-    s->flags |= (h->momentum != 0 ? MOMENTUM : 0) | (h->nesterov ? NESTEROV : 0);
-}
-
-#define X(rule, RULE) rule,
-static void (*const rules[FA_N_RULES])(fa_scalars *, const fa_hyper *) = {FA_RULES(X)};
+#define X(name) #name,
+const char *const fa_hyper_names[FA_HYPERS] = {FA_HYPER(X)};
 #undef X
 
-fa_scalars fa_next_scalars(int rule, const fa_hyper *hyper, const fa_array *array, double clip)
+const char *fa_rule_name(int rule) { return rules[rule].name; }
+
+size_t fa_constants_size(void) { return sizeof(fa_constants); }
+
+int fa_states_kept(int rule, const fa_hyper *hyper)
 {
+    fa_scalars s = {.dtype = FA_FLOAT64, .step = 1};
+    rules[rule].scalars(&s, hyper);
+    return rules[rule].states(s.flags);
+}
+
+fa_constants fa_next_constants(const fa_batch *batch, const fa_array *array, double clip)
+{
+    const fa_hyper *hyper = &batch->groups[array->group];
+    const int decoupled = hyper->decoupled_weight_decay != 0;
     fa_scalars s = {
-        .grad_factor = (hyper->maximize ? -clip : clip) / hyper->loss_scale,
+        .grad_factor = (hyper->maximize != 0 ? -clip : clip) / batch->loss_scale,
         .weight_decay = hyper->weight_decay,
-        .keep = hyper->decoupled ? 1 - hyper->lr * hyper->weight_decay : 1,
+        .keep = decoupled ? 1 - hyper->lr * hyper->weight_decay : 1,
         .ema_decay = hyper->ema_decay,
         .eps = hyper->eps,
-        .step = array->step + 1,
-        .group = array->group,
+        .flags = !decoupled && hyper->weight_decay != 0 ? FA_COUPLED : 0,
         .dtype = array->dtype,
-        .mu_product = array->mu_product,
-        .next_mu_product = array->mu_product,
+        .step = array->step + 1,
     };
-    s.flags = (!hyper->decoupled && hyper->weight_decay != 0 ? COUPLED : 0) |
-              (array->average ? AVERAGED : 0);
-    rules[rule](&s, hyper);
-    return s;
+    memcpy(s.numbers, array->numbers, sizeof s.numbers);
+    rules[batch->rule].scalars(&s, hyper);
+
+    fa_constants constants = {
+        .flags = s.flags, .group = array->group, .dtype = array->dtype, .step = s.step};
+    memcpy(constants.before, array->numbers, sizeof s.numbers);
+    memcpy(constants.after, s.numbers, sizeof s.numbers);
+#define X(name) constants.rounded.float32.name = (float)s.name;
+    if (array->dtype == FA_FLOAT32) {
+        FA_SCALARS(X)
+    }
+#undef X
+#define X(name) constants.rounded.float64.name = s.name;
+    else {
+        FA_SCALARS(X)
+    }
+#undef X
+    return constants;
 }

@@ -64,8 +64,9 @@ class Arrays:
     params : sequence of ndarray
         The parameters as the user holds them.
     slots : sequence of Slot
-    written : iterable of ndarray
-        All memory of the user's that a step writes.
+    written : sequence of (str, ndarray)
+        What a step writes of the user's, with what messages call it: the parameters, in the
+        order of the slots, and then all else.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Arrays:
         suffixes: Sequence[str],
         params: Sequence[Array],
         slots: Sequence[Slot],
-        written: Iterable[Array],
+        written: Sequence[tuple[str, Array]],
         n_groups: int = 1,
         ema_decay: float | None = None,
     ) -> None:
@@ -86,7 +87,8 @@ class Arrays:
         self.suffixes = suffixes
         self.params = params
         self.slots = slots
-        self.spans = Spans(written)
+        self.written = written
+        self.spans = Spans([array for _, array in written])
         members: list[list[int]] = [[] for _ in range(n_groups)]
         for i, slot in enumerate(slots):
             members[slot.group].append(i)
@@ -105,7 +107,7 @@ class Arrays:
             )
             for group in members
         ]
-        self._layouts = [_layout(param) for param in params]
+        self._layouts = [_layout(array) for _, array in written]
         self._staged: dict[int, Array] = {}
 
     def name(self, i: int) -> str:
@@ -122,10 +124,17 @@ class Arrays:
         TypeError, ValueError, KeyError
             The nesting, a shape, a dtype or a kind of array does not fit.
         """
-        return [
+        plain = [
             self.plain_gradient(i, leaf, weight_decays[slot.group], sum_rows)
             for i, (leaf, slot) in enumerate(zip(self.leaves(grads), self.slots, strict=True))
         ]
+        self.check_written()  # all that ran other people's code
+        return plain
+
+    def check_written(self) -> None:
+        """Check that what a step writes lies where it did, and may still be written."""
+        for i in range(len(self.written)):
+            self._check_written(i)
 
     def leaves(self, grads: Any) -> list[Any]:
         """The gradients, in the order of the slots, as they are."""
@@ -137,7 +146,7 @@ class Arrays:
         """A gradient, checked and plain."""
         if grad is None:
             return None
-        self._check_param(i)
+        self._check_written(i)
         if isinstance(grad, _rows.RowGrad) or _rows.is_sparse(grad):
             self._check_rows_alone(i, weight_decay)
             return self._apart(_rows.read(self.name(i), grad, self.slots[i].param, sum_rows))
@@ -180,14 +189,14 @@ class Arrays:
         np.copyto(self._staged[i], grad)
         return self._staged[i]
 
-    def _check_param(self, i: int) -> None:
-        param, name = self.params[i], self.names[0] + self.suffixes[i]
-        if not param.flags.writeable:
-            raise ValueError(f"{name} has become read-only")
-        if _layout(param) != self._layouts[i]:
+    def _check_written(self, i: int) -> None:
+        label, array = self.written[i]
+        if not array.flags.writeable:
+            raise ValueError(f"{label} has become read-only")
+        if _layout(array) != self._layouts[i]:
             raise ValueError(
-                f"{name} was resized or reshaped: its shape, strides, dtype and address are "
-                f"{_layout(param)}, expected {self._layouts[i]}"
+                f"{label} was resized or reshaped: its shape, strides, dtype and address are "
+                f"{_layout(array)}, expected {self._layouts[i]}"
             )
 
 

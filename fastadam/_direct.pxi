@@ -1,9 +1,7 @@
 # adam_step on plain arrays; a part of _native.pyx. All else goes the way through Arrays
 # (functional.py), which mends or refuses it.
 
-STRICT = _hyper.Traits(ADAM.options, float32=True, params=())  # what suits these suits all
-
-cdef int RULE = rule_number(ADAM.name)
+cdef int RULE = rules().index(ADAM.name)
 cdef enum:
     COLUMNS = 1 + FA_STATES  # parameters and their state
 
@@ -20,7 +18,7 @@ cdef class Direct:
     cdef fa_batch batch
     cdef fa_array *arrays
     cdef fa_hyper hyper
-    cdef tuple options  # from which `hyper` was made, if they cannot change
+    cdef bint suits_float32  # the options, that is
     cdef Py_ssize_t n_written  # of `written`, which is `unsorted` in order
     cdef Interval *unsorted
     cdef Interval *written
@@ -28,81 +26,97 @@ cdef class Direct:
 
     def __dealloc__(self):
         free(self.arrays)
-        free(self.batch.scratch)
+        free(self.batch.jobs)
+        free(self.batch.constants)
         free(self.unsorted)
         free(self.written)
         free(self.places)
 
-    cdef bint step(self, tuple columns, grads, steps, tuple options, loss_scale) except -1:
-        cdef Py_ssize_t i
+    cdef bint step(self, tuple columns, tuple grads, steps, tuple options, loss_scale) except -1:
+        """No Python code runs here, so that nothing can change meanwhile."""
         cdef int64_t elements = 0
+        cdef Py_ssize_t i
         self.reserve(len(grads))
-        # Only the first can run other people's code, so it comes before the addresses.
         if not (
-            self.take_options(options, loss_scale)
+            self.take_options(options)
+            and self.take_loss_scale(loss_scale)
             and self.take_arrays(columns, grads)
-            and self.take_steps(steps)
+            and self.take_steps(steps, len(grads))
         ):
             return False
-        for i in range(self.batch.n):
-            elements += self.arrays[i].size
-        held = None
-        if elements >= KEEP_GIL_BELOW:  # other threads can change the lists meanwhile
-            held = tuple(grads), *[tuple(column) for column in columns]
+        for i in range(self.batch.n_jobs):
+            elements += self.batch.jobs[i].size
         step_batch(&self.batch, elements, INT_MAX)
         return True
 
     cdef int reserve(self, Py_ssize_t n) except -1:
         if n > self.room:
             resize(<void **>&self.arrays, n * sizeof(fa_array))
-            resize(<void **>&self.batch.scratch, n * sizeof(fa_scalars))
+            resize(<void **>&self.batch.jobs, n * sizeof(fa_job))
+            resize(<void **>&self.batch.constants, n * fa_constants_size())
             resize(<void **>&self.unsorted, n * COLUMNS * sizeof(Interval))
             resize(<void **>&self.written, n * COLUMNS * sizeof(Interval))
             resize(<void **>&self.places, n * sizeof(Py_ssize_t))
             memset(self.places, 0, n * sizeof(Py_ssize_t))
             self.room = n
         memset(self.arrays, 0, n * sizeof(fa_array))
-        self.batch.arrays = self.arrays
         self.batch.groups = &self.hyper
         self.batch.rule = RULE
-        self.batch.n = n
+        self.batch.n_jobs = 0
         return 0
 
-    cdef bint take_options(self, tuple options, loss_scale):
-        """Whether they suit every dtype."""
-        cdef Py_ssize_t i
-        try:
-            self.hyper.loss_scale = 1.0
-            if type(loss_scale) is not float or <double>loss_scale != 1.0:
-                self.hyper.loss_scale = _hyper.check_loss_scale(loss_scale, (STRICT,))
-            if self.options is not None:
-                for i in range(len(options)):
-                    if options[i] is not self.options[i]:
-                        break
-                else:
-                    return True
-            self.options = None
-            hyper = _hyper.check_group(dict(zip(ADAM.options, options)), STRICT)
-        except Exception:
+    cdef bint take_options(self, tuple options) noexcept:
+        """Whether they are plain numbers and flags in the ranges that _hyper.py checks."""
+        lr, betas, eps, weight_decay, amsgrad, maximize, decoupled, epsilon_hat = options
+        if type(betas) is not tuple or len(<tuple>betas) != 2:
             return False
-        if callable(hyper.lr):
-            return False
-        fill(&self.hyper, hyper)
-        if _hyper.are_fixed(options):
-            self.options = options
-        return True
+        self.suits_float32 = True
+        return (
+            self.take_number(&self.hyper.lr, lr, INFINITY)
+            and self.take_number(&self.hyper.beta1, (<tuple>betas)[0], 1)
+            and self.take_number(&self.hyper.beta2, (<tuple>betas)[1], 1)
+            and self.take_number(&self.hyper.eps, eps, INFINITY)
+            and self.take_number(&self.hyper.weight_decay, weight_decay, INFINITY)
+            and self.take_flag(&self.hyper.amsgrad, amsgrad)
+            and self.take_flag(&self.hyper.maximize, maximize)
+            and self.take_flag(&self.hyper.decoupled_weight_decay, decoupled)
+            and self.take_flag(&self.hyper.epsilon_hat, epsilon_hat)
+        )
 
-    cdef bint take_arrays(self, tuple columns, grads):
+    cdef inline bint take_number(self, double *to, value, double below) noexcept:
+        if type(value) is float:
+            to[0] = <double>value
+        elif type(value) is int:
+            to[0] = PyLong_AsDouble(value)
+            PyErr_Clear()  # it is -1 then
+        else:
+            return False
+        if not (to[0] < FLT_MAX and <float>to[0] < below):
+            self.suits_float32 = False
+        return 0 <= to[0] < below
+
+    cdef inline bint take_flag(self, double *to, value) noexcept:
+        to[0] = value is True
+        return value is True or value is False
+
+    cdef inline bint take_loss_scale(self, value) noexcept:
+        if type(value) is not float:
+            return False
+        self.batch.loss_scale = <double>value
+        return 1 / FLT_MAX <= self.batch.loss_scale <= FLT_MAX
+
+    cdef bint take_arrays(self, tuple columns, tuple grads) except -1:
         """Whether C may walk all of them, and what it writes lies apart from all else."""
         cdef Py_ssize_t i, k, n_columns = len(columns), count = 0
         cdef PyObject **items[COLUMNS]
         cdef PyObject **grad_items = PySequence_Fast_ITEMS(grads)
         cdef cnp.ndarray array
         cdef fa_array *taken
+        cdef fa_job *job
         cdef Layout layout
         for k in range(n_columns):
             items[k] = PySequence_Fast_ITEMS(columns[k])
-        for i in range(self.batch.n):
+        for i in range(len(grads)):
             taken = &self.arrays[i]
             if not is_writable_array(items[0][i]):
                 return False
@@ -111,29 +125,37 @@ cdef class Direct:
             taken.dtype = real_dtype(array)
             if taken.dtype < 0 or not layout.orders or not is_walked_as(array, &layout):
                 return False
+            if taken.dtype == FA_FLOAT32 and not self.suits_float32:
+                return False
             taken.size = cnp.PyArray_SIZE(array) * reals(array)
-            taken.param = self.note_written(cnp.PyArray_DATA(array), taken, &count)
+            taken.streams.param = self.note_written(cnp.PyArray_DATA(array), taken, &count)
             for k in range(1, n_columns):
                 if not is_writable_array(items[k][i]):
                     return False
                 array = <cnp.ndarray>items[k][i]
                 if not is_walked_as(array, &layout):
                     return False
-                taken.state[k - 1] = self.note_written(cnp.PyArray_DATA(array), taken, &count)
-            if grad_items[i] != <PyObject *>None:
-                if type(<object>grad_items[i]) is not cnp.ndarray:
-                    return False
-                array = <cnp.ndarray>grad_items[i]
-                if not is_walked_as(array, &layout):
-                    return False
-                taken.grad = cnp.PyArray_DATA(array)
+                taken.streams.state[k - 1] = self.note_written(cnp.PyArray_DATA(array), taken, &count)
+            if grad_items[i] == <PyObject *>None:
+                continue
+            if type(<object>grad_items[i]) is not cnp.ndarray:
+                return False
+            array = <cnp.ndarray>grad_items[i]
+            if not is_walked_as(array, &layout):
+                return False
+            job = &self.batch.jobs[self.batch.n_jobs]
+            self.batch.n_jobs += 1
+            job.array = taken
+            job.grad = cnp.PyArray_DATA(array)
+            job.size = taken.size
+            job.rows = NULL
         if count != self.n_written and not self.sort_written(count):
             return False
-        for i in range(self.batch.n):
-            taken = &self.arrays[i]
-            if taken.grad != NULL and touches(
-                self.written, self.n_written, <uintptr_t>taken.grad,
-                taken.size * fa_real_size(taken.dtype), &self.places[i],
+        for i in range(self.batch.n_jobs):
+            job = &self.batch.jobs[i]
+            if touches(
+                self.written, self.n_written, <uintptr_t>job.grad,
+                job.size * fa_real_size(job.array.dtype), &self.places[i],
             ):
                 return False
         return True
@@ -160,16 +182,16 @@ cdef class Direct:
         self.n_written = count
         return True
 
-    cdef bint take_steps(self, steps):
+    cdef bint take_steps(self, steps, Py_ssize_t n) except -1:
         """Whether they are step numbers, one for all arrays or one for each."""
         cdef Py_ssize_t i
         cdef int64_t step = 0
-        cdef bint each = is_sequence(steps)
-        if each and len(steps) != self.batch.n:
+        cdef bint each = type(steps) is tuple
+        if each and len(<tuple>steps) != n:
             return False
-        for i in range(self.batch.n):
+        for i in range(n):
             if each or i == 0:
-                number = <object>PySequence_Fast_ITEMS(steps)[i] if each else steps
+                number = (<tuple>steps)[i] if each else steps
                 if type(number) is not int or not 1 <= number < 2**62:
                     return False
                 step = number
@@ -191,10 +213,16 @@ def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
     if type(columns[0]) is cnp.ndarray:
         grads = (grads,)
         columns = tuple([(array,) for array in columns])
-    if not is_sequence(grads):
+    # Tuples of one's own: nobody can shorten them while they are walked.
+    elif is_sequence(grads) and all([is_sequence(column) for column in columns]):
+        grads = tuple(grads)
+        columns = tuple([tuple(column) for column in columns])
+    else:
         return False
+    if type(steps) is list:
+        steps = tuple(steps)
     for column in columns:
-        if not is_sequence(column) or len(column) != len(grads):
+        if len(column) != len(grads):
             return False
     direct = spare if spare is not None else Direct()
     spare = None  # another thread may call while this one has given away the GIL

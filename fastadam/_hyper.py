@@ -33,7 +33,7 @@ class Hyper(NamedTuple):
     ema_decay: float = 0.0
     amsgrad: bool = False
     maximize: bool = False
-    decoupled: bool = False
+    decoupled_weight_decay: bool = False
     epsilon_hat: bool = False
     nesterov: bool = False
     centered: bool = False
@@ -86,8 +86,6 @@ def check_group(group: Group, traits: Traits) -> Hyper:
     group.update(values, params=traits.params)
     if "betas" in values:
         values["beta1"], values["beta2"] = values.pop("betas")
-    if "decoupled_weight_decay" in values:
-        values["decoupled"] = values.pop("decoupled_weight_decay")
     return Hyper(**values, ema_decay=traits.ema_decay)
 
 

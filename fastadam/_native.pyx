@@ -6,7 +6,9 @@ nanoseconds each; all others take the way through `Arrays.plain_gradients`,
 which copies or refuses them.
 """
 
+from libc.float cimport FLT_MAX
 from libc.limits cimport INT_MAX
+from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcpy, memset
@@ -35,45 +37,52 @@ from fastadam._rules import ADAM
 cnp.import_array()
 
 cdef extern from "fastadam.h":
-    enum: FA_FLOAT32, FA_FLOAT64, FA_STATES, FA_N_RULES
-    const char *const fa_rule_names[]
+    enum: FA_FLOAT32, FA_FLOAT64, FA_STATES, FA_NUMBERS, FA_HYPERS, FA_BLOCK
+    enum fa_norm: FA_NO_NORM, FA_MEASURED, FA_GIVEN
     ctypedef struct fa_hyper:
-        double lr, beta1, beta2, eps, weight_decay, alpha, momentum, dampening, momentum_decay
-        double ema_decay, loss_scale
-        int amsgrad, maximize, decoupled, epsilon_hat, nesterov, centered
-    ctypedef struct fa_scalars:
-        pass
-    ctypedef struct fa_array:
+        double lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay
+        double amsgrad, maximize, epsilon_hat
+    const char *const fa_hyper_names[]
+    const char *fa_rule_name(int rule)
+    const char *fa_isa_name(int isa)
+    int fa_cpu_has(int isa)
+    int fa_states_kept(int rule, const fa_hyper *hyper)
+    ctypedef struct fa_streams:
         void *param
-        const void *grad
         void *state[FA_STATES]
         void *average
+    ctypedef struct fa_array:
+        fa_streams streams
+        int64_t size, origin
+        int group, dtype
+        int64_t step
+        double numbers[FA_NUMBERS]
+    ctypedef struct fa_constants:
+        pass
+    ctypedef struct fa_job:
+        fa_array *array
+        const void *grad
         int64_t size
         const int64_t *rows
-        int64_t width, step
-        double mu_product
-        int group, dtype
-    ctypedef struct fa_isa:
-        const char *name
-        int (*cpu_has)() nogil
-    const fa_isa fa_isas[]
+        int64_t width
     ctypedef struct fa_batch:
-        const fa_isa *isa
-        int rule, threads
+        int isa, rule, threads
         const fa_hyper *groups
-        fa_array *arrays
-        int64_t n
-        double max_grad_norm
-        int measure_norm, skip_nonfinite
-        fa_scalars *scratch
+        fa_job *jobs
+        int64_t n_jobs
+        double loss_scale
+        fa_norm norm
+        double grad_norm, max_grad_norm
+        int skip_nonfinite
+        fa_constants *constants
         double *sums
-        double grad_norm
-    int64_t fa_blocks(int64_t size)
+    size_t fa_constants_size()
+    int64_t fa_blocks(const fa_job *job)
     int64_t fa_real_size(int dtype)
     int fa_step(fa_batch *batch) nogil
-    void fa_streams(const fa_batch *batch) nogil
-    void fa_sum_rows(int dtype, void *sums, const void *values, int64_t width,
-                     const int64_t *order, const int64_t *starts, int64_t n) nogil
+    void fa_touch(const fa_batch *batch) nogil
+    void fa_merge_rows(int dtype, void *sums, const void *values, int64_t width,
+                       const int64_t *order, const int64_t *starts, int64_t n) nogil
     int fa_get_num_threads()
     void fa_set_num_threads(int n)
     const char *fa_threading
@@ -81,6 +90,7 @@ cdef extern from "fastadam.h":
 cdef extern from *:
     const char *FA_BUILT_WITH
     Py_ssize_t Py_REFCNT(PyObject *object)
+    double PyLong_AsDouble(object number)  # leaves an exception where the number is too large
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t i)
     int PyDict_Next(object items, Py_ssize_t *position, PyObject **key, PyObject **value)
 
@@ -89,37 +99,43 @@ cdef extern from "numpy/arrayobject.h":
     int PyArray_CopyInto(cnp.ndarray dest, cnp.ndarray src) except -1
 
 cdef int64_t KEEP_GIL_BELOW = 1024  # elements: giving the GIL away would take longer
-STATES = FA_STATES  # most arrays of state that a rule keeps
+STATES = FA_STATES  # the most arrays of state that a rule keeps
+HYPERS = tuple([fa_hyper_names[k].decode() for k in range(FA_HYPERS)])
 built_with = FA_BUILT_WITH.decode()
 threading = fa_threading.decode()
 fa_get_num_threads()  # notes OpenMP's number before anybody limits it
-cdef const fa_isa *isa = NULL
+cdef int isa = -1
+
+
+cdef list names(const char *(*name_of)(int) noexcept):
+    """The names of all rules or instruction sets, by number."""
+    cdef list found = []
+    while name_of(len(found)) != NULL:
+        found.append(name_of(len(found)).decode())
+    return found
+
+
+def rules():
+    """The names of the compiled rules."""
+    return names(fa_rule_name)
 
 
 def instruction_sets():
     """{name: whether this CPU has it} of the compiled instruction sets, best first."""
-    names = {}
-    cdef const fa_isa *row = fa_isas
-    while row.name != NULL:
-        names[row.name.decode()] = bool(row.cpu_has())
-        row += 1
-    return names
+    return {name: bool(fa_cpu_has(i)) for i, name in enumerate(names(fa_isa_name))}
 
 
 def use(str name):
     """Take the kernels of an instruction set that the CPU has."""
     global isa
-    cdef const fa_isa *row = fa_isas
-    while row.name != NULL and row.name.decode() != name:
-        row += 1
-    if row.name == NULL or not row.cpu_has():
+    if not instruction_sets().get(name):
         raise ValueError(f"this CPU and build do not have {name}")
-    isa = row
+    isa = names(fa_isa_name).index(name)
 
 
 def used():
     """The name of the instruction set whose kernels are used."""
-    return isa.name.decode()
+    return fa_isa_name(isa).decode()
 
 
 def get_num_threads():
@@ -143,31 +159,21 @@ def sum_rows(cnp.ndarray values, cnp.ndarray order, cnp.ndarray starts):
     cdef const int64_t *c_order = <const int64_t *>cnp.PyArray_DATA(order)
     cdef const int64_t *c_starts = <const int64_t *>cnp.PyArray_DATA(starts)
     with nogil:
-        fa_sum_rows(dtype, to, source, width, c_order, c_starts, n)
+        fa_merge_rows(dtype, to, source, width, c_order, c_starts, n)
     return sums
-
-
-cdef int rule_number(str name) except -1:
-    cdef int i
-    for i in range(FA_N_RULES):
-        if fa_rule_names[i].decode() == name:
-            return i
-    raise ValueError(f"no rule {name}")
 
 
 include "_lock.pxi"
 include "_plain.pxi"
 
 
-# What the binding knows of an array besides what C needs.
-cdef struct Slot:
-    PyObject *user  # the parameter as the user holds it,
-    char *data  # where it lay when the batch was made,
-    const cnp.npy_intp *strides  # and how
-    Layout layout  # of the plain array in whose order gradients must come
-    PyObject *grad  # owned during a step, so that nobody can free it
+# An array of the user's that a step writes, as it was when the batch was made.
+cdef struct Watched:
+    PyObject *user
+    char *data
+    const cnp.npy_intp *strides
+    Layout layout  # of a parameter: that of the plain array in whose order gradients must come
     Py_ssize_t place  # see `touches`
-    int64_t size  # of the whole array, in real numbers
 
 
 @cython.final
@@ -180,38 +186,43 @@ cdef class Batch:
     cdef bint retired
     cdef str busy  # why it cannot be used now, or None
     cdef int64_t elements  # of all arrays
-    cdef bint has_plain_keys  # whose comparison runs no user's code while pointers are taken
     cdef list copies  # (index, user's array, plain array)
     cdef list seen  # for each group, the keys and values that c_groups was made from
     cdef list scheduled  # for each group, its Hyper if its lr is a function, else None
     cdef readonly int64_t finished, skipped
-    cdef Py_ssize_t n, n_groups, n_written
+    cdef Py_ssize_t n, n_groups, n_watched, n_written
     cdef fa_batch batch
     cdef fa_array *c_arrays
     cdef fa_hyper *c_groups
-    cdef Slot *slots
+    cdef int *kept  # for each group, which states all of its arrays have
+    cdef PyObject **held  # gradients, owned during a step, so that nobody can free them
+    cdef Watched *watched  # the parameters, then whatever else is the user's
     cdef Interval *written
-    cdef cnp.npy_intp *lengths  # of the slots' layouts: shapes and strides
+    cdef cnp.npy_intp *lengths  # of the watched arrays: shapes and strides
 
     def __cinit__(self, arrays, counts, Lock lock, clip):
         cdef Py_ssize_t i, k, ndim
         cdef int64_t blocks = 0
+        cdef int states
         cdef cnp.npy_intp *lengths
+        cdef fa_array *c_array
         self.arrays = arrays
         self.spec = arrays.spec
-        self.has_plain_keys = plain_keys(arrays.spec)
         self.lock = lock
         self.finished = counts.finished
         self.skipped = counts.skipped
         self.n = len(arrays.slots)
         self.n_groups = len(arrays.traits)
+        self.n_watched = len(arrays.written)
         self.n_written = len(arrays.spans.starts)
         self.c_arrays = <fa_array *>allocate(self.n, sizeof(fa_array))
         self.c_groups = <fa_hyper *>allocate(self.n_groups, sizeof(fa_hyper))
-        self.slots = <Slot *>allocate(self.n, sizeof(Slot))
+        self.kept = <int *>allocate(self.n_groups, sizeof(int))
+        self.held = <PyObject **>allocate(self.n, sizeof(PyObject *))
+        self.watched = <Watched *>allocate(self.n_watched, sizeof(Watched))
         self.written = <Interval *>allocate(self.n_written, sizeof(Interval))
         self.lengths = lengths = <cnp.npy_intp *>allocate(
-            3 * sum([array.ndim for array in arrays.params]), sizeof(cnp.npy_intp)
+            3 * sum([array.ndim for _, array in arrays.written]), sizeof(cnp.npy_intp)
         )
         self.copies = []
         self.seen = [[] for _ in range(self.n_groups)]
@@ -219,38 +230,42 @@ cdef class Batch:
         for i in range(self.n_written):
             self.written[i].start = arrays.spans.starts[i]
             self.written[i].end = arrays.spans.ends[i]
-        for i in range(self.n):
-            slot, user = arrays.slots[i], arrays.params[i]
+        for i, (_, user) in enumerate(arrays.written):
             ndim = user.ndim
-            self.slots[i].user = <PyObject *>user
-            self.slots[i].data = cnp.PyArray_BYTES(user)
-            self.slots[i].strides = copy_of(cnp.PyArray_STRIDES(user), ndim, &lengths)
-            self.slots[i].layout = layout_of(slot.param)
-            self.slots[i].layout.shape = copy_of(self.slots[i].layout.shape, ndim, &lengths)
-            self.slots[i].layout.strides = copy_of(self.slots[i].layout.strides, ndim, &lengths)
-            self.c_arrays[i].param = cnp.PyArray_DATA(slot.param)
+            self.watched[i].user = <PyObject *>user
+            self.watched[i].data = cnp.PyArray_BYTES(user)
+            self.watched[i].strides = copy_of(cnp.PyArray_STRIDES(user), ndim, &lengths)
+            self.watched[i].layout = layout_of(arrays.slots[i].param if i < self.n else user)
+            self.watched[i].layout.shape = copy_of(self.watched[i].layout.shape, ndim, &lengths)
+            self.watched[i].layout.strides = copy_of(self.watched[i].layout.strides, ndim, &lengths)
+        for i in range(self.n_groups):
+            self.kept[i] = (1 << FA_STATES) - 1
+        for i in range(self.n):
+            slot, c_array = arrays.slots[i], &self.c_arrays[i]
+            c_array.streams.param = cnp.PyArray_DATA(slot.param)
             if slot.average is not None:
-                self.c_arrays[i].average = cnp.PyArray_DATA(slot.average)
+                c_array.streams.average = cnp.PyArray_DATA(slot.average)
+            states = 0
             for k, state in enumerate(slot.state):
                 if state is not None:
-                    self.c_arrays[i].state[k] = cnp.PyArray_DATA(state)
-            self.slots[i].size = slot.param.size * reals(slot.param)
-            self.c_arrays[i].size = self.slots[i].size
-            self.c_arrays[i].dtype = real_dtype(slot.param)
-            self.c_arrays[i].group = slot.group
-            self.c_arrays[i].step = counts.steps[i]
-            self.c_arrays[i].mu_product = counts.mu_products[i]
-            self.elements += self.c_arrays[i].size
-            blocks += fa_blocks(self.c_arrays[i].size)
+                    c_array.streams.state[k] = cnp.PyArray_DATA(state)
+                    states |= 1 << k
+            c_array.size = slot.param.size * reals(slot.param)
+            c_array.dtype = real_dtype(slot.param)
+            c_array.group = slot.group
+            c_array.step = counts.steps[i]
+            c_array.numbers[0] = counts.mu_products[i]
+            self.kept[c_array.group] &= states
+            self.elements += c_array.size
+            blocks += c_array.size // FA_BLOCK + 1
             self.copies += [(i, user_array, plain) for user_array, plain in slot.copies]
 
-        self.batch.rule = rule_number(arrays.rule.name)
-        self.batch.arrays = self.c_arrays
+        self.batch.rule = rules().index(arrays.rule.name)
+        self.batch.jobs = <fa_job *>allocate(self.n, sizeof(fa_job))
         self.batch.groups = self.c_groups
-        self.batch.n = self.n
         self.batch.grad_norm = counts.grad_norm
-        self.batch.scratch = <fa_scalars *>allocate(self.n, sizeof(fa_scalars))
-        self.batch.measure_norm = clip.measures
+        self.batch.constants = <fa_constants *>allocate(self.n, fa_constants_size())
+        self.batch.norm = FA_MEASURED if clip.measures else FA_NO_NORM
         self.batch.max_grad_norm = clip.max_grad_norm
         self.batch.skip_nonfinite = clip.skip_nonfinite
         self.batch.sums = <double *>allocate(blocks if clip.measures else 0, sizeof(double))
@@ -258,9 +273,12 @@ cdef class Batch:
     def __dealloc__(self):
         free(self.c_arrays)
         free(self.c_groups)
-        free(self.batch.scratch)
+        free(self.kept)
+        free(self.held)
+        free(self.batch.jobs)
+        free(self.batch.constants)
         free(self.batch.sums)
-        free(self.slots)
+        free(self.watched)
         free(self.written)
         free(self.lengths)
 
@@ -271,14 +289,23 @@ cdef class Batch:
 
     def streams(self, grads):
         """Only move the memory of a step, with one addition a store: a yardstick."""
-        self.batch.isa = isa
-        self.batch.threads = fa_get_num_threads()
         if self.arrays.rule.name != ADAM.name:
             raise ValueError("the yardstick has Adam's streams")
-        self.take_all(grads)
-        with nogil:
-            fa_streams(&self.batch)
-        self.release()
+        self.lock.acquire()
+        try:
+            self.check_whole()
+            self.busy = REENTERED
+            try:
+                self.take_all(grads)
+                self.batch.isa = isa
+                self.batch.threads = fa_get_num_threads()
+                with nogil:
+                    fa_touch(&self.batch)
+            finally:
+                self.release()
+                self.busy = None
+        finally:
+            self.lock.release()
 
     @property
     def steps(self):
@@ -288,7 +315,7 @@ cdef class Batch:
     @property
     def mu_products(self):
         """NAdam's products of momenta."""
-        return [self.c_arrays[i].mu_product for i in range(self.n)]
+        return [self.c_arrays[i].numbers[0] for i in range(self.n)]
 
     def step(self, grads, groups, loss_scale, int most_threads=INT_MAX):
         """One step of every array that has a gradient; all checks come first.
@@ -332,18 +359,23 @@ cdef class Batch:
         self.busy = None
 
     cdef int take_all(self, grads) except -1:
+        """Find the gradient of each array, then take the addresses of all.
+
+        Other people's code may run while they are found, and none after.
+        """
         cdef Py_ssize_t i
-        if self.has_plain_keys and self.take(self.spec, grads):
+        if self.match(self.spec, grads) and self.claim_held():
             return 0
+        self.release()
         leaves = self.arrays.leaves(grads)
-        self.release()
         for i in range(self.n):
-            if not self.take_leaf(i, leaves[i]):
+            if not self.fits(i, leaves[i]):
                 leaves[i] = self.mended(i, leaves[i])
-        # Mending runs other people's code, so all addresses are taken anew.
-        self.release()
         for i in range(self.n):
-            self.take_mended(i, leaves[i])
+            self.hold(i, leaves[i])
+        if not self.claim_held():
+            self.arrays.check_written()
+            raise RuntimeError("a gradient changed while others were checked")
         return 0
 
     cdef object mended(self, Py_ssize_t i, grad):
@@ -351,21 +383,113 @@ cdef class Batch:
         decay = self.c_groups[self.c_arrays[i].group].weight_decay
         return self.arrays.plain_gradient(i, grad, decay, sum_rows)
 
-    cdef int take_mended(self, Py_ssize_t i, grad) except -1:
-        if not (self.take_rows(i, grad) if type(grad) is Rows else self.take_leaf(i, grad)):
-            raise RuntimeError(f"{self.arrays.name(i)} changed while it was checked")
-        return 0
+    cdef bint match(self, object spec, object grads) except -1:
+        """Hold gradients nested as the spec says; False if the nesting is unusual."""
+        cdef Py_ssize_t i, size
+        if type(spec) is int:
+            self.hold(spec, grads)
+            return True
+        if type(spec) is list:
+            size = PyList_GET_SIZE(spec)
+            if type(grads) is not list and type(grads) is not tuple:
+                return False
+            for i in range(size):
+                # The keys of a dict within may have shortened the list.
+                if PySequence_Fast_GET_SIZE(grads) != size:
+                    return False
+                child_grads = <object>PySequence_Fast_ITEMS(grads)[i]
+                if not self.match((<list>spec)[i], child_grads):
+                    return False
+            return size == PySequence_Fast_GET_SIZE(grads)
+        if type(grads) is not dict or len(<dict>grads) != len(<dict>spec):
+            return False
+        for key, child in (<dict>spec).items():
+            found = PyDict_GetItemWithError(grads, key)
+            if found == NULL:
+                return False
+            child_grads = <object>found
+            if not self.match(child, child_grads):
+                return False
+        return True
+
+    cdef inline void hold(self, Py_ssize_t i, object grad) noexcept:
+        if grad is not None:
+            Py_INCREF(grad)
+            self.held[i] = <PyObject *>grad
+
+    cdef bint claim_held(self) noexcept:
+        """Take the addresses of what is held; False if any of it does not fit."""
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            if self.held[i] != NULL and not self.claim_one(i):
+                return False
+        for i in range(self.n, self.n_watched):
+            if not is_as_made(&self.watched[i]):
+                return False
+        return True
+
+    cdef inline bint claim_one(self, Py_ssize_t i) noexcept:
+        cdef cnp.ndarray numbers, values
+        cdef fa_job *job
+        grad = <object>self.held[i]
+        if type(grad) is cnp.ndarray:
+            if not self.fits(i, grad):
+                return False
+            self.claim(i, cnp.PyArray_DATA(<cnp.ndarray>grad))
+            return True
+        if type(grad) is not Rows or not is_as_made(&self.watched[i]):
+            return False
+        numbers, values = grad.rows, grad.values
+        job = self.claim(i, cnp.PyArray_DATA(values))
+        job.rows = <const int64_t *>cnp.PyArray_DATA(numbers)
+        job.width = values.shape[1] * reals(values)
+        job.size = values.shape[0] * job.width
+        return True
+
+    cdef inline bint fits(self, Py_ssize_t i, object grad) noexcept:
+        """Whether C may walk the gradient along its parameter; both are only looked at."""
+        cdef const fa_array *array = &self.c_arrays[i]
+        cdef Watched *watched = &self.watched[i]
+        if grad is None:
+            return True
+        if type(grad) is not cnp.ndarray:
+            return False
+        cdef cnp.ndarray g = <cnp.ndarray>grad
+        return (
+            is_walked_as(g, &watched.layout)
+            and is_as_made(watched)
+            and not touches(
+                self.written, self.n_written, <uintptr_t>cnp.PyArray_DATA(g),
+                array.size * fa_real_size(array.dtype), &watched.place,
+            )
+        )
+
+    cdef inline fa_job *claim(self, Py_ssize_t i, const void *grad) noexcept:
+        """Let the step change an array against a gradient that is held."""
+        cdef fa_job *job = &self.batch.jobs[self.batch.n_jobs]
+        self.batch.n_jobs += 1
+        job.array = &self.c_arrays[i]
+        job.grad = grad
+        job.size = job.array.size
+        job.rows = NULL
+        return job
+
+    cdef void release(self) noexcept:
+        cdef Py_ssize_t i
+        self.batch.n_jobs = 0
+        for i in range(self.n):
+            Py_CLEAR(self.held[i])
 
     cdef int run(self, int most_threads) except -1:
-        """What follows cannot fail, nor be interrupted by a signal handler."""
+        """Nothing that follows can be interrupted by a signal handler."""
         cdef Py_ssize_t i
         cdef int stepped
         for i, user, plain in self.copies:
-            if self.slots[i].grad != NULL:
+            if self.held[i] != NULL:
                 PyArray_CopyInto(plain, user)
         stepped = step_batch(&self.batch, self.elements, most_threads)
         for i, user, plain in self.copies:
-            if self.slots[i].grad != NULL:
+            if self.held[i] != NULL:
                 PyArray_CopyInto(user, plain)
         if stepped:
             self.finished += 1
@@ -373,89 +497,26 @@ cdef class Batch:
             self.skipped += 1
         return 0
 
-    cdef bint take(self, object spec, object grads) except -1:
-        """Take plain gradients nested as the spec says; False if anything is unusual."""
-        cdef Py_ssize_t i
-        cdef PyObject *child_grads
-        if type(spec) is int:
-            return self.take_leaf(spec, grads)
-        if type(spec) is list:
-            if type(grads) is not list and type(grads) is not tuple:
-                return False
-            if PySequence_Fast_GET_SIZE(grads) != PyList_GET_SIZE(spec):
-                return False
-            for i in range(PyList_GET_SIZE(spec)):
-                if not self.take((<list>spec)[i], <object>PySequence_Fast_ITEMS(grads)[i]):
-                    return False
-            return True
-        if type(grads) is not dict or len(<dict>grads) != len(<dict>spec):
-            return False
-        for key, child in (<dict>spec).items():
-            child_grads = PyDict_GetItemWithError(grads, key)
-            if child_grads == NULL or not self.take(child, <object>child_grads):
-                return False
-        return True
-
-    cdef bint take_leaf(self, Py_ssize_t i, object grad):
-        cdef fa_array *array = &self.c_arrays[i]
-        cdef Slot *slot = &self.slots[i]
-        if grad is None:
-            return True
-        if type(grad) is not cnp.ndarray:
-            return False
-        cdef cnp.ndarray g = <cnp.ndarray>grad
-        if not is_walked_as(g, &slot.layout) or not is_as_made(slot):
-            return False
-        if touches(
-            self.written, self.n_written, <uintptr_t>cnp.PyArray_DATA(g),
-            array.size * fa_real_size(array.dtype), &slot.place,
-        ):
-            return False
-        Py_INCREF(g)
-        slot.grad = <PyObject *>g
-        array.grad = cnp.PyArray_DATA(g)
-        return True
-
-    cdef bint take_rows(self, Py_ssize_t i, rows):
-        """Take what _rows.read made."""
-        cdef fa_array *array = &self.c_arrays[i]
-        cdef cnp.ndarray numbers = rows.rows, values = rows.values
-        if not is_as_made(&self.slots[i]):
-            return False
-        array.rows = <const int64_t *>cnp.PyArray_DATA(numbers)
-        array.width = values.shape[1] * reals(values)
-        array.size = values.shape[0] * array.width
-        Py_INCREF(rows)
-        self.slots[i].grad = <PyObject *>rows
-        array.grad = cnp.PyArray_DATA(values)
-        return True
-
-    cdef void release(self) noexcept:
-        cdef Py_ssize_t i
-        for i in range(self.n):
-            self.c_arrays[i].grad = NULL
-            self.c_arrays[i].rows = NULL
-            self.c_arrays[i].size = self.slots[i].size
-            Py_CLEAR(self.slots[i].grad)
-
     cdef int load_groups(self, groups, loss_scale) except -1:
         cdef Py_ssize_t i
         cdef fa_hyper *c_group
         cdef double scale = 1.0
         if type(loss_scale) is not float or <double>loss_scale != 1.0:
             scale = _hyper.check_loss_scale(loss_scale, self.arrays.traits)
+        self.batch.loss_scale = scale
         if len(groups) != self.n_groups:
             self.arrays.check_groups(groups)
         for i, group in enumerate(groups):
             if i == self.n_groups:
                 self.arrays.check_groups(groups)
             c_group = &self.c_groups[i]
-            c_group.loss_scale = scale
             if not has_items(group, self.seen[i]):
                 hyper = _hyper.check_group(group, self.arrays.traits[i])
                 self.seen[i] = items_of(group)
                 self.scheduled[i] = hyper if callable(hyper.lr) else None
                 fill(c_group, hyper)
+                if fa_states_kept(self.batch.rule, c_group) & ~self.kept[i]:
+                    raise RuntimeError(f"{self.arrays.rule.name}: C and NumPy keep other states")
         for i, hyper in enumerate(self.scheduled):
             if hyper is not None:
                 self.c_groups[i].lr = _hyper.lr_now(hyper, self.finished, self.arrays.traits[i])
@@ -482,13 +543,6 @@ cdef bint has_items(mapping, list seen) noexcept:
     return True
 
 
-def plain_keys(spec):
-    """Whether all keys of a nesting are strings or integers."""
-    if type(spec) is dict:
-        return all(type(key) in (str, int) for key in spec) and all(map(plain_keys, spec.values()))
-    return type(spec) is int or all(map(plain_keys, spec))
-
-
 cdef int step_batch(fa_batch *batch, int64_t elements, int most_threads) except -1:
     """The one C call of a step; whether it was not skipped."""
     cdef int stepped
@@ -502,34 +556,24 @@ cdef int step_batch(fa_batch *batch, int64_t elements, int most_threads) except 
     return stepped
 
 
-cdef bint is_as_made(const Slot *slot) noexcept:
-    """Whether the user's parameter lies and looks as it did when the batch was made."""
-    cdef cnp.ndarray user = <cnp.ndarray>slot.user
+cdef inline bint is_as_made(const Watched *watched) noexcept:
+    """Whether the user's array lies and looks as it did when the batch was made."""
+    cdef cnp.ndarray user = <cnp.ndarray>watched.user
     return (
-        cnp.PyArray_BYTES(user) == slot.data
+        cnp.PyArray_BYTES(user) == watched.data
         and cnp.PyArray_FLAGS(user) & cnp.NPY_ARRAY_WRITEABLE
-        and has_form(user, &slot.layout)
-        and equal(cnp.PyArray_STRIDES(user), slot.strides, slot.layout.ndim)
+        and has_form(user, &watched.layout)
+        and equal(cnp.PyArray_STRIDES(user), watched.strides, watched.layout.ndim)
     )
 
 
 cdef int fill(fa_hyper *to, hyper) except -1:
-    to.lr = 0.0 if callable(hyper.lr) else hyper.lr
-    to.beta1 = hyper.beta1
-    to.beta2 = hyper.beta2
-    to.eps = hyper.eps
-    to.weight_decay = hyper.weight_decay
-    to.alpha = hyper.alpha
-    to.momentum = hyper.momentum
-    to.dampening = hyper.dampening
-    to.momentum_decay = hyper.momentum_decay
-    to.ema_decay = hyper.ema_decay
-    to.amsgrad = hyper.amsgrad
-    to.maximize = hyper.maximize
-    to.decoupled = hyper.decoupled
-    to.epsilon_hat = hyper.epsilon_hat
-    to.nesterov = hyper.nesterov
-    to.centered = hyper.centered
+    """A group's numbers in C's order; a learning rate that is a function comes at each step."""
+    cdef double *numbers = <double *>to
+    cdef Py_ssize_t k
+    for k in range(FA_HYPERS):
+        value = getattr(hyper, HYPERS[k])
+        numbers[k] = 0.0 if callable(value) else value
     return 0
 
 

@@ -62,8 +62,8 @@ class Scalars:
         self.mu_product = self.next_mu_product = mu_product
         self.grad_factor = real(-factor if hyper.maximize else factor)
         self.weight_decay = real(hyper.weight_decay)
-        self.keep = real(1 - lr * hyper.weight_decay if hyper.decoupled else 1)
-        self.coupled = not hyper.decoupled and hyper.weight_decay != 0
+        self.keep = real(1 - lr * hyper.weight_decay if hyper.decoupled_weight_decay else 1)
+        self.coupled = not hyper.decoupled_weight_decay and hyper.weight_decay != 0
         self.ema_decay = real(hyper.ema_decay)
         self.ema_share = 1 - self.ema_decay
         self.b1, self.b2 = real(hyper.beta1), real(hyper.beta2)

@@ -157,7 +157,7 @@ cdef class Tensors:
     cdef int note(self, Py_ssize_t i, tuple tensors, int64_t **room) except -1:
         """Note a parameter's tensors; they must be those of which the batch was made."""
         cdef Noted *noted = &self.noted[i]
-        cdef Slot *slot = &self.batch.slots[i]
+        cdef Watched *slot = &self.batch.watched[i]
         cdef DLTensor found
         cdef Py_ssize_t k
         for k in range(SHAPED + COUNTS):
@@ -171,7 +171,7 @@ cdef class Tensors:
                 if not is_alike(&found, &COUNT_FORM):
                     raise NotImplementedError("a count of another kind")
                 continue
-            if found.ndim != slot.layout.ndim or (k == 0 and slot.size and found.data != slot.data):
+            if found.ndim != slot.layout.ndim or (k == 0 and self.batch.c_arrays[i].size and found.data != slot.data):
                 raise NotImplementedError("a parameter changed meanwhile")
             if k == 0:
                 noted.param_form = noted.state_form = copied(&found, room)
@@ -194,6 +194,7 @@ cdef class Tensors:
                 and self.take_all(groups)
             ):
                 return False
+            self.batch.batch.loss_scale = 1.0
             self.batch.run(most_threads)
             self.write_counts()
             return True
@@ -216,7 +217,9 @@ cdef class Tensors:
         if not self.take(groups, again) or [i for i, _ in again] != [i for i, _ in odd]:
             return False
         for i, array in mended:
-            self.batch.take_mended(i, array)
+            self.batch.hold(i, array)
+            if not self.batch.claim_one(i):
+                raise RuntimeError(f"{self.batch.arrays.name(i)} changed while it was checked")
         return True
 
     def is_state_shared(self):
@@ -259,7 +262,6 @@ cdef class Tensors:
                 return False
             options["params"] = traits.params
             fill(&self.batch.c_groups[i], _hyper.check_group(options, traits))
-            self.batch.c_groups[i].loss_scale = 1.0
             fixed = _hyper.are_fixed([group[key] for key in traits.options])
             self.seen_groups[i] = items_of(group) if fixed else []
         return True
@@ -324,15 +326,13 @@ cdef class Tensors:
             or (array.size and (found.data == NULL or <uintptr_t>found.data % item))
             or touches(
                 self.batch.written, self.batch.n_written, <uintptr_t>found.data,
-                array.size * item, &self.batch.slots[i].place,
+                array.size * item, &self.batch.watched[i].place,
             )
             or (self.may_be_lazy(i) and is_lazy(grad))
         ):
             return False
-        Py_INCREF(grad)
-        self.batch.slots[i].grad = <PyObject *>grad
-        # Of an empty tensor torch gives no address, and without one it would not be counted.
-        array.grad = found.data if found.data != NULL else <void *>grad
+        self.batch.hold(i, grad)
+        self.batch.claim(i, found.data)
         return True
 
     cdef inline bint may_be_lazy(self, Py_ssize_t i) noexcept:
@@ -370,7 +370,7 @@ cdef class Tensors:
         cdef Py_ssize_t i, k, stepped = 0
         cdef double *count
         for i in range(self.batch.n):
-            if self.batch.c_arrays[i].grad == NULL:
+            if self.batch.held[i] == NULL:
                 continue
             stepped += 1
             for k in range(COUNTS):
@@ -381,13 +381,13 @@ cdef class Tensors:
             self.increment_version(self.aliases)
         elif stepped:
             self.increment_version(
-                [self.aliases[i] for i in range(self.batch.n) if self.batch.c_arrays[i].grad != NULL]
+                [self.aliases[i] for i in range(self.batch.n) if self.batch.held[i] != NULL]
             )
         return 0
 
     cdef inline double count(self, Py_ssize_t i, Py_ssize_t k) noexcept:
         cdef const fa_array *array = &self.batch.c_arrays[i]
-        return array.mu_product if k else <double>array.step
+        return array.numbers[0] if k else <double>array.step
 
 
 cdef bint is_lazy(tensor) except -1:

@@ -42,10 +42,11 @@ def flatten(spec: Spec, nest: Any, label: str) -> Iterator[Any]:
     elif isinstance(spec, list):
         if not isinstance(nest, list | tuple):
             raise TypeError(f"{label}: expected a list or tuple, found {_kind(nest)}")
-        if len(nest) != len(spec):
-            raise ValueError(f"{label}: expected {len(spec)} entries, found {len(nest)}")
+        children = list(nest)  # which keys of dicts within may shorten
+        if len(children) != len(spec):
+            raise ValueError(f"{label}: expected {len(spec)} entries, found {len(children)}")
         for i, child in enumerate(spec):
-            yield from flatten(child, nest[i], f"{label}[{i}]")
+            yield from flatten(child, children[i], f"{label}[{i}]")
     else:
         yield nest
 

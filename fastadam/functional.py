@@ -87,22 +87,29 @@ def _step_checked(
     written: dict[str, Any], grad: Any, step: Any, options: tuple[Any, ...], loss_scale: float
 ) -> None:
     """Step arrays of any kind, or say what is wrong with them."""
-    param = written["param"]
-    several = isinstance(param, list | tuple)
+    several = isinstance(written["param"], list | tuple)
     if several:
+        # Tuples of its own: other threads may change the lists.
+        params = tuple(written["param"])
         for name, value in written.items():
-            if not isinstance(value, list | tuple) or len(value) != len(param):
-                raise ValueError(f"{name}: expected a list or tuple of {len(param)} arrays")
-    columns = {name: tuple(value) if several else (value,) for name, value in written.items()}
-    params = columns["param"]
+            written[name] = tuple(value) if isinstance(value, list | tuple) else ()
+            if len(written[name]) != len(params):
+                raise ValueError(f"{name}: expected a list or tuple of {len(params)} arrays")
+        grad = tuple(grad) if isinstance(grad, list | tuple) else grad
+    else:
+        params = (written["param"],)
+        written = {name: (value,) for name, value in written.items()}
+    finished = _finished(step, len(params))
+    group = dict(zip(ADAM.options, options, strict=True))
+    group.update(lr=_hyper.check_lr(options[0]), params=params)
     suffixes = [f"[{i}]" for i in range(len(params))] if several else [""]
     labelled = []
-    for name, column in columns.items():
+    for name, column in written.items():
         for suffix, array, like in zip(suffixes, column, params, strict=True):
             check_written(name + suffix, array, like)
             labelled.append((name + suffix, array))
     check_separate(labelled)
-    slots = [slot(ADAM, row, 0) for row in zip(*columns.values(), strict=True)]
+    slots = [slot(ADAM, row, 0) for row in zip(*written.values(), strict=True)]
     arrays = Arrays(
         rule=ADAM,
         spec=list(range(len(slots))) if several else 0,
@@ -110,12 +117,10 @@ def _step_checked(
         suffixes=suffixes,
         params=params,
         slots=slots,
-        written=[array for _, array in labelled],
+        written=labelled,
     )
-    group = dict(zip(ADAM.options, options, strict=True))
-    group.update(lr=_hyper.check_lr(options[0]), params=params)
     backend = _backend.module()
-    counts = Counts(_finished(step, len(slots)), [1.0] * len(slots))
+    counts = Counts(finished, [1.0] * len(slots))
     batch = backend.Batch(arrays, counts, backend.Lock(), _hyper.Clip(math.inf, False, False))
     batch.step(grad, [group], loss_scale)
 

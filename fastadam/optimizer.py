@@ -537,7 +537,7 @@ class Optimizer:
             suffixes=[leaf.suffix for leaf in leaves],
             params=[leaf.array for leaf in leaves],
             slots=slots,
-            written=[leaf.array for leaf in leaves],
+            written=[("params" + leaf.suffix, leaf.array) for leaf in leaves],
             n_groups=len(specs),
             ema_decay=self._ema_decay,
         )

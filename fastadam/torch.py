@@ -252,6 +252,7 @@ class _Optimizer(torch.optim.Optimizer):
                     check_written(label, array, member.arrays[0])
                     labelled.append((label, array))
         check_separate(labelled)
+        names = {member.name for member in members}
         arrays = Arrays(
             rule=self._rule,
             spec=list(range(len(members))),
@@ -259,7 +260,8 @@ class _Optimizer(torch.optim.Optimizer):
             suffixes=[member.name for member in members],
             params=[cast(Array, member.arrays[0]) for member in members],
             slots=[slot(self._rule, member.arrays, member.group) for member in members],
-            written=[array for _, array in labelled],
+            written=[entry for entry in labelled if entry[0] in names]
+            + [entry for entry in labelled if entry[0] not in names],
             n_groups=n_groups,
         )
         counts = Counts([m.step for m in members], [m.mu_product for m in members])

@@ -1,5 +1,5 @@
-/* Arrays shared among threads, from OpenMP where the compiler has it. */
-#include "fastadam.h"
+/* Jobs shared among threads, from OpenMP where the compiler has it. */
+#include "impl.h"
 
 #ifdef _OPENMP
 
@@ -49,41 +49,40 @@ void fa_set_num_threads(int n) { (void)n; }
 /* Threads that wait for work spin, and start at once; after some milliseconds they sleep,
    and waking them takes some 80 us. With this many elements for each, two threads take
    0.6 times as long as one if they spin, 1.1 times if they sleep (bench/threads.py). */
-enum { FA_ELEMENTS_A_THREAD = 131072 };
+enum { ELEMENTS_A_THREAD = 131072 };
 
-/* Where in an array the parts' border falls that is `elements` behind its begin. */
-static int64_t border(int64_t elements, int64_t size)
+/* Where in a gradient the parts' border falls that is `elements` behind its begin. */
+static int64_t border(int64_t elements, const fa_job *job)
 {
-    if (elements >= size)
-        return size;
-    return elements <= 0 ? 0 : elements - elements % FA_BLOCK;
+    if (elements >= job->size)
+        return job->size;
+    const int64_t before = elements - (fa_offset(job) + elements) % FA_BLOCK;
+    return before <= 0 ? 0 : before;
 }
 
 static void part(const fa_batch *batch, fa_piece *piece, int64_t first, int64_t last)
 {
     int64_t offset = 0;
-    for (int64_t i = 0; i < batch->n && offset < last; i++) {
-        const fa_array *array = &batch->arrays[i];
-        if (!array->grad)
-            continue;
-        const int64_t begin = border(first - offset, array->size);
-        const int64_t end = border(last - offset, array->size);
+    for (int64_t i = 0; i < batch->n_jobs && offset < last; i++) {
+        const fa_job *job = &batch->jobs[i];
+        const int64_t begin = border(first - offset, job), end = border(last - offset, job);
         if (begin < end)
-            piece(batch, array, begin, end);
-        offset += array->size;
+            piece(batch, job, begin, end);
+        offset += job->size;
     }
 }
 
 void fa_share(const fa_batch *batch, fa_piece *piece)
 {
     int64_t total = 0;
-    for (int64_t i = 0; i < batch->n; i++)
-        if (batch->arrays[i].grad)
-            total += batch->arrays[i].size;
-    int64_t parts = total / FA_ELEMENTS_A_THREAD;
+    for (int64_t i = 0; i < batch->n_jobs; i++)
+        total += batch->jobs[i].size;
+    int64_t parts = total / ELEMENTS_A_THREAD;
     parts = parts < batch->threads ? parts : batch->threads;
     if (parts <= 1) {
-        part(batch, piece, 0, total);
+        for (int64_t i = 0; i < batch->n_jobs; i++)
+            if (batch->jobs[i].size)
+                piece(batch, &batch->jobs[i], 0, batch->jobs[i].size);
         return;
     }
 #ifdef _OPENMP

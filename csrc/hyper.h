@@ -1,0 +1,24 @@
+/* The hyper-parameters, each a double; flags are 0 or 1. fastadam/_hyper.py checks what a
+   user sets and calls them by the same names. */
+#ifndef FASTADAM_HYPER_H
+#define FASTADAM_HYPER_H
+
+#define FA_HYPER(X) \
+    X(lr) \
+    X(beta1) \
+    X(beta2) \
+    X(eps) \
+    X(weight_decay) \
+    X(decoupled_weight_decay) \
+    X(alpha) \
+    X(momentum) \
+    X(dampening) \
+    X(momentum_decay) \
+    X(ema_decay) \
+    X(amsgrad) \
+    X(maximize) \
+    X(epsilon_hat) \
+    X(nesterov) \
+    X(centered)
+
+#endif

@@ -1,0 +1,201 @@
+/* What kernel.c and rules/ compute with. A `real` is as many numbers of the dtype as the
+   instruction set's registers hold: C's operators work on all of them at once, each number
+   rounded as by itself, so that an element's result cannot depend on its place. Where the
+   compiler has no such vectors (GCC and Clang do), a `real` is one number.
+
+   Needs FA_REAL and FA_BITS (32 or 64). */
+#ifndef FASTADAM_VECTOR_H
+#define FASTADAM_VECTOR_H
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(_MSC_VER)
+#define FA_INLINE static __forceinline
+#else
+#define FA_INLINE static inline __attribute__((always_inline))
+#endif
+
+#if FA_BITS == 32
+#define FA_SMALLEST_NORMAL FLT_MIN
+#define FA_SQRT sqrtf
+#define FA_ABS fabsf
+typedef int32_t integer;
+typedef uint32_t natural;
+#else
+#define FA_SMALLEST_NORMAL DBL_MIN
+#define FA_SQRT sqrt
+#define FA_ABS fabs
+typedef int64_t integer;
+typedef uint64_t natural;
+#endif
+typedef FA_REAL number;
+
+/* The bytes of a vector; setup.py asks for shorter ones than the set has where these pay. */
+#if !defined(__GNUC__)
+#define FA_BYTES 0
+#elif !defined(FA_BYTES)
+#if defined(__AVX512F__)
+#define FA_BYTES 64
+#elif defined(__AVX2__)
+#define FA_BYTES 32
+#elif defined(__SSE2__) || defined(__ARM_NEON)
+#define FA_BYTES 16
+#else
+#define FA_BYTES 0
+#endif
+#endif
+
+#if FA_BYTES
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+enum { FA_LANES = FA_BYTES / (FA_BITS / 8) };
+typedef number real __attribute__((vector_size(FA_BYTES)));
+typedef integer bits __attribute__((vector_size(FA_BYTES)));
+typedef real unaligned __attribute__((aligned(FA_BITS / 8), may_alias));
+
+/* x - 0 is x, whatever its sign. */
+FA_INLINE real spread(number x) { return x - (real){0}; }
+FA_INLINE real load(const number *from) { return *(const unaligned *)from; }
+FA_INLINE void store(number *to, real x) { *(unaligned *)to = x; }
+
+/* The first n numbers of a vector, 0 < n < FA_LANES; loaded, the others are zeros. */
+#if defined(__AVX512VL__) && FA_BYTES == 64 && FA_BITS == 32
+#define FA_FIRST(n) ((__mmask16)((1u << (n)) - 1))
+FA_INLINE real load_first(const number *from, int64_t n)
+{
+    return (real)_mm512_maskz_loadu_ps(FA_FIRST(n), from);
+}
+FA_INLINE void store_first(number *to, real x, int64_t n)
+{
+    _mm512_mask_storeu_ps(to, FA_FIRST(n), (__m512)x);
+}
+#elif defined(__AVX512VL__) && FA_BYTES == 64
+#define FA_FIRST(n) ((__mmask8)((1u << (n)) - 1))
+FA_INLINE real load_first(const number *from, int64_t n)
+{
+    return (real)_mm512_maskz_loadu_pd(FA_FIRST(n), from);
+}
+FA_INLINE void store_first(number *to, real x, int64_t n)
+{
+    _mm512_mask_storeu_pd(to, FA_FIRST(n), (__m512d)x);
+}
+#elif defined(__AVX512VL__) && FA_BYTES == 32 && FA_BITS == 32
+#define FA_FIRST(n) ((__mmask8)((1u << (n)) - 1))
+FA_INLINE real load_first(const number *from, int64_t n)
+{
+    return (real)_mm256_maskz_loadu_ps(FA_FIRST(n), from);
+}
+FA_INLINE void store_first(number *to, real x, int64_t n)
+{
+    _mm256_mask_storeu_ps(to, FA_FIRST(n), (__m256)x);
+}
+#elif defined(__AVX512VL__) && FA_BYTES == 32
+#define FA_FIRST(n) ((__mmask8)((1u << (n)) - 1))
+FA_INLINE real load_first(const number *from, int64_t n)
+{
+    return (real)_mm256_maskz_loadu_pd(FA_FIRST(n), from);
+}
+FA_INLINE void store_first(number *to, real x, int64_t n)
+{
+    _mm256_mask_storeu_pd(to, FA_FIRST(n), (__m256d)x);
+}
+#else
+/* Halves, quarters and eighths. (AVX2's masked stores take AMD's CPUs 10 ns each.) */
+#if defined(__SSE2__) && FA_BITS == 32
+FA_INLINE __m128 load_first_of_4(const number *from, int64_t n)
+{
+    __m128 x = n & 1 ? _mm_load_ss(from + (n & 2)) : _mm_setzero_ps();
+    return n & 2 ? _mm_loadl_pi(_mm_movelh_ps(x, x), (const __m64 *)from) : x;
+}
+#elif defined(__SSE2__)
+FA_INLINE __m128d load_first_of_2(const number *from, int64_t n)
+{
+    return n ? _mm_load_sd(from) : _mm_setzero_pd();
+}
+#endif
+FA_INLINE real load_first(const number *from, int64_t n)
+{
+#if defined(__SSE2__) && FA_BYTES == 32 && FA_BITS == 32
+    const __m128 rest = load_first_of_4(from + (n & 4), n & 3);
+    return (real)(n & 4 ? _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from)), rest, 1)
+                        : _mm256_zextps128_ps256(rest));
+#elif defined(__SSE2__) && FA_BYTES == 32
+    const __m128d rest = load_first_of_2(from + (n & 2), n & 1);
+    return (real)(n & 2 ? _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(from)), rest, 1)
+                        : _mm256_zextpd128_pd256(rest));
+#elif defined(__SSE2__) && FA_BITS == 32
+    return (real)load_first_of_4(from, n);
+#elif defined(__SSE2__)
+    return (real)load_first_of_2(from, n);
+#else
+    number x[FA_LANES] = {0};
+    for (int64_t i = 0; i < n; i++)
+        x[i] = from[i];
+    return load(x);
+#endif
+}
+FA_INLINE void store_first(number *to, real x, int64_t n)
+{
+    number from[FA_LANES];
+    store(from, x);
+    for (int64_t i = 0, width = FA_LANES / 2; width > 0; width /= 2)
+        if (n & width) {
+            memcpy(to + i, from + i, (size_t)width * sizeof(number));
+            i += width;
+        }
+}
+#endif
+
+FA_INLINE real magnitude(real x)
+{
+    return (real)((bits)x & ~((bits){0} + (integer)((natural)1 << (FA_BITS - 1))));
+}
+FA_INLINE real select(bits mask, real a, real b) /* a where the mask is set */
+{
+    return (real)(((bits)a & mask) | ((bits)b & ~mask));
+}
+
+/* Each is one instruction a vector; the loops over numbers go away. */
+FA_INLINE real root(real x)
+{
+#if FA_BYTES == 64
+    return FA_BITS == 32 ? (real)_mm512_sqrt_ps((__m512)x) : (real)_mm512_sqrt_pd((__m512d)x);
+#elif FA_BYTES == 32
+    return FA_BITS == 32 ? (real)_mm256_sqrt_ps((__m256)x) : (real)_mm256_sqrt_pd((__m256d)x);
+#elif defined(__SSE2__)
+    return FA_BITS == 32 ? (real)_mm_sqrt_ps((__m128)x) : (real)_mm_sqrt_pd((__m128d)x);
+#else
+    for (int i = 0; i < FA_LANES; i++)
+        x[i] = FA_SQRT(x[i]);
+    return x;
+#endif
+}
+
+FA_INLINE real normal(real x)
+{
+    return (real)((bits)x & ~(bits)(magnitude(x) < FA_SMALLEST_NORMAL));
+}
+FA_INLINE real maximum(real a, real b) { return select((bits)((a > b) | (a != a)), a, b); }
+
+#else
+
+enum { FA_LANES = 1 };
+typedef number real;
+FA_INLINE real spread(number x) { return x; }
+FA_INLINE real load(const number *from) { return *from; }
+FA_INLINE void store(number *to, real x) { *to = x; }
+FA_INLINE real load_first(const number *from, int64_t n) { return n ? *from : 0; }
+FA_INLINE void store_first(number *to, real x, int64_t n) { *to = n ? x : *to; }
+FA_INLINE real magnitude(real x) { return FA_ABS(x); }
+FA_INLINE real root(real x) { return FA_SQRT(x); }
+FA_INLINE real normal(real x) { return FA_ABS(x) < FA_SMALLEST_NORMAL ? 0 : x; }
+FA_INLINE real maximum(real a, real b) { return a > b || a != a ? a : b; }
+
+#endif
+#endif

@@ -1,0 +1,174 @@
+"""Other people's code that runs in the middle of a call, and what it may do there.
+
+Options, gradients and keys are objects of the user's; their methods run while a step reads
+them. Whatever these do to the arrays and lists that the step was given, it must end in a
+right step or an error, and must not read or write freed memory.
+"""
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import fastadam
+
+
+def columns(count=50, size=3):
+    return [[np.ones(size) for _ in range(count)] for _ in range(4)]
+
+
+class Odd(float):
+    """A number that does something when it is read."""
+
+    def __new__(cls, value, act):
+        number = super().__new__(cls, value)
+        number.act = act
+        return number
+
+    def __float__(self):
+        self.act()
+        return 0.1
+
+
+class Array:
+    """A gradient that does something when it becomes an array."""
+
+    def __init__(self, values, act):
+        self.values, self.act = values, act
+
+    def __array__(self, dtype=None, copy=None):
+        self.act()
+        return self.values
+
+
+@pytest.mark.parametrize("shortened", range(4))
+@pytest.mark.parametrize("option", ["lr", "eps", "loss_scale"])
+def test_an_option_that_shortens_a_list_of_adam_step(option, shortened):
+    lists = columns()
+    before = [array.copy() for array in lists[0]]
+    params = list(lists[0])
+    try:
+        fastadam.adam_step(*lists, step=1, **{option: Odd(1.0, lists[shortened].clear)})
+    except ValueError:
+        assert all(map(np.array_equal, params, before))
+    else:  # the call had taken the arrays before
+        assert not any(map(np.array_equal, params, before))
+
+
+def test_betas_that_shorten_the_lists_of_adam_step():
+    lists = columns()
+
+    class Betas:
+        def __iter__(self):
+            for arrays in lists:
+                arrays.clear()
+            return iter((0.9, 0.999))
+
+    fastadam.adam_step(*lists, step=1, betas=Betas())
+
+
+def test_lists_of_adam_step_that_another_thread_changes():
+    source = columns(200)
+    lists = [list(arrays) for arrays in source]
+    stop = threading.Event()
+
+    def churn():
+        while not stop.is_set():
+            for arrays in lists:
+                arrays.clear()
+            for arrays, full in zip(lists, source, strict=True):
+                arrays.extend(full)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=churn)
+    thread.start()
+    outcomes = set()
+    try:
+        for n in range(3000):
+            try:
+                fastadam.adam_step(*lists, step=1, lr=1e-3 + n * 1e-12)
+                outcomes.add("stepped")
+            except ValueError:
+                outcomes.add("refused")
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert outcomes <= {"stepped", "refused"}
+
+
+@pytest.mark.parametrize("place", ["exp_avg", "exp_avg_sq", "param"])
+def test_a_gradient_that_resizes_or_locks_what_adam_step_writes(place):
+    n = 1 << 16
+
+    def resize(array):
+        array.resize(0, refcheck=False)
+
+    def lock(array):
+        array.flags.writeable = False
+
+    for act in (resize, lock):
+        arrays = {"param": np.ones(n), "exp_avg": np.zeros(n), "exp_avg_sq": np.zeros(n)}
+        others = {name: array.copy() for name, array in arrays.items() if name != place}
+        grad = Array(np.ones(n), lambda act=act, arrays=arrays: act(arrays[place]))
+        with pytest.raises(ValueError, match=f"^{place}"):
+            fastadam.adam_step(
+                arrays["param"], grad, arrays["exp_avg"], arrays["exp_avg_sq"], step=1
+            )
+        for name, before in others.items():
+            assert np.array_equal(arrays[name], before), name
+
+
+def test_an_error_of_an_option_is_raised():
+    """TimeoutError, say, of a signal handler that ran while it was read."""
+    answers = iter([TimeoutError("time is up")])
+
+    def act():
+        for error in answers:
+            raise error
+
+    p, g, m, v = (np.ones(3) for _ in "pgmv")
+    with pytest.raises(TimeoutError, match="time is up"):
+        fastadam.adam_step(p, g, m, v, step=1, lr=Odd(0.1, act))
+    assert np.array_equal(p, np.ones(3))
+
+
+def test_a_key_of_the_gradients_that_resizes_a_parameter():
+    n = 1 << 16
+    params = {"a": np.ones(n), "b": np.ones(n)}
+    opt = fastadam.Adam(params)
+
+    class Key(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            params["a"].resize(0, refcheck=False)
+            return str.__eq__(self, other)
+
+    with pytest.raises(ValueError, match="was resized"):
+        opt.step({"a": np.ones(n), Key("b"): np.ones(n)})
+    assert np.array_equal(params["b"], np.ones(n))
+
+
+def test_a_key_of_the_gradients_that_shortens_their_list():
+    params = [{"a": np.ones(3)}, np.ones(3), np.ones(3)]
+    opt = fastadam.Adam(params)
+    grads = []
+
+    class Key(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            del grads[1:]
+            return str.__eq__(self, other)
+
+    grads += [{Key("a"): np.ones(3)}, np.ones(3), np.ones(3)]
+    before = [params[0]["a"].copy(), *map(np.copy, params[1:])]
+    try:
+        opt.step(grads)
+    except ValueError:
+        assert all(map(np.array_equal, [params[0]["a"], *params[1:]], before))
+    else:  # the list had been copied before
+        assert not any(map(np.array_equal, [params[0]["a"], *params[1:]], before))
