@@ -8,6 +8,7 @@ import pytest
 
 import fastadam
 from fastadam import _backend
+from fastadam._rules import RULES
 
 
 def run(code, **env):
@@ -115,3 +116,10 @@ def test_import_leaves_subnormals_alone():
     """An extension linked with -ffast-math would make the whole process flush them to zero."""
     code = "import fastadam, numpy; print(numpy.float64(5e-324) * 1.0 + float('5e-324'))"
     assert run(code).stdout == "1e-323\n"
+
+
+def test_both_backends_list_the_same_rules(backend):
+    if backend != "numpy":
+        assert _backend.native().rules() == [rule.name for rule in RULES]
+        checked = {name.replace("betas", "beta1") for rule in RULES for name in rule.options}
+        assert checked <= set(_backend.native().HYPERS)

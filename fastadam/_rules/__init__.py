@@ -1,0 +1,29 @@
+"""The rules in NumPy: the specification, and what runs without the extension.
+
+Each file is that of its name in csrc/rules/, line for line: the same names, the same
+operations in the same order, each rounded once to the dtype. RULES is the list of
+csrc/rules.h.
+"""
+
+from fastadam._rules.adam import ADAM
+from fastadam._rules.adamax import ADAMAX
+from fastadam._rules.nadam import NADAM
+from fastadam._rules.radam import RADAM
+from fastadam._rules.rmsprop import RMSPROP
+from fastadam._rules.rule import Rule, Scalars, step_block
+from fastadam._rules.sgd import SGD
+
+RULES = (ADAM, NADAM, RADAM, ADAMAX, RMSPROP, SGD)
+
+__all__ = [
+    "ADAM",
+    "ADAMAX",
+    "NADAM",
+    "RADAM",
+    "RMSPROP",
+    "RULES",
+    "SGD",
+    "Rule",
+    "Scalars",
+    "step_block",
+]

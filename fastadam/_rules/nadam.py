@@ -1,0 +1,42 @@
+"""Dozat, "Incorporating Nesterov Momentum into Adam", 2016."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastadam._hyper import Hyper
+from fastadam._rules.rule import Block, Rule, Scalars, decayed, moved, power, root_of
+
+
+def scalars(k: Scalars, h: Hyper) -> None:
+    psi = 0.96**h.momentum_decay
+    b1 = float(k.b1)
+    mu = b1 * (1 - 0.5 * power(psi, k.step))
+    next_mu = b1 * (1 - 0.5 * power(psi, k.step + 1))
+    k.next_mu_product = k.mu_product * mu
+    k.grad_step = k.real(k.lr * (1 - mu) / (1 - k.next_mu_product))
+    k.step_size = k.real(k.lr * next_mu / (1 - k.next_mu_product * next_mu))
+    k.root = k.real(1 / math.sqrt(1 - power(k.b2, k.step)))
+
+
+def step(k: Scalars, p: Block, g: Block, s: Any, a: Block, b: Block, c: Block) -> None:
+    m, v = s
+    decayed(k, m, k.b1, k.c1, g, b)
+    decayed(k, v, k.b2, k.c2, np.multiply(g, g, out=a), b, positive=True)
+    denom = root_of(k, v, out=b)
+    np.multiply(k.step_size, m, out=a)
+    np.add(a, np.multiply(k.grad_step, g, out=c), out=a)
+    moved(k, p, np.divide(a, denom, out=a))
+
+
+NADAM = Rule(
+    "nadam",
+    ("lr", "betas", "eps", "weight_decay", "momentum_decay", "decoupled_weight_decay", "maximize"),
+    ("exp_avg", "exp_avg_sq"),
+    scalars,
+    step,
+    numbers=("mu_product",),
+)
