@@ -1,6 +1,6 @@
 """The Adam optimizer for NumPy arrays: in place, exact to the bit, at the machine's limit."""
 
-from fastadam import family, schedules
+from fastadam import _backend, family, schedules
 from fastadam._config import show_config
 from fastadam._rows import RowGrad
 from fastadam._threads import get_num_threads, set_num_threads
@@ -18,3 +18,5 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+_backend.warn_of_numpy()

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import PathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from fastadam import _numpy
 
+_PACKAGE = Path(__file__).parent
+
+
+def _lies_unbuilt_in_its_sources() -> bool:
+    """Whether the package lies beside csrc/, without an extension for this Python."""
+    root = _PACKAGE.parent
+    return (
+        (root / "csrc").is_dir()
+        and (root / "setup.py").is_file()
+        and PathFinder.find_spec("fastadam._native", [str(_PACKAGE)]) is None
+    )
+
+
+def _explain(error: ImportError) -> str:
+    """Why there is no compiled extension, and what to do about it."""
+    if _lies_unbuilt_in_its_sources():
+        return (
+            f"fastadam was loaded from its source folder, {_PACKAGE.parent}, where its compiled "
+            f"extension is not built ({error}). To use the fastadam that `pip install .` "
+            "installs, keep your script and start Python outside that folder, or start it with "
+            "-P; to use this one, build its extension with `pip install -e .`"
+        )
+    return (
+        f"fastadam was installed without its compiled extension ({error}); install a wheel, or "
+        "build it where there is a C compiler"
+    )
+
+
 _native: ModuleType | None = None
-_missing: str | None = None
+_missing: str | None = None  # why, and what to do about it
 try:
     _native = import_module("fastadam._native")
 except ImportError as error:
-    _missing = str(error)
+    _missing = _explain(error)
 
 #: What `select` takes, fastest first: this CPU's instruction sets, then NumPy.
 available: list[str] = [
@@ -59,6 +90,21 @@ def select(choice: str) -> None:
         _module = _native
 
 
+def warn_of_numpy() -> None:
+    """Warn where NumPy stands in for the extension and nobody asked it to.
+
+    The package's `__init__` calls this, so that the warning names the line that imports it.
+    """
+    asked = os.environ.get("FASTADAM_BACKEND") == "numpy"
+    if _missing and not asked and _lies_unbuilt_in_its_sources():
+        warnings.warn(
+            f"NumPy stands in for fastadam's compiled extension, and is slower: {_missing}. "
+            "FASTADAM_BACKEND=numpy silences this.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
 @contextmanager
 def using(choice: str) -> Iterator[None]:
     """Use one of `available` for a while."""
@@ -75,13 +121,10 @@ def _choose() -> None:
     if backend not in ("", "c", "numpy"):
         raise ImportError(f"FASTADAM_BACKEND={backend}: expected c or numpy")
     if backend == "c" and _native is None:
-        raise ImportError(
-            "FASTADAM_BACKEND=c, but fastadam was installed without its compiled extension "
-            f"({_missing}); install a wheel, or build it where there is a C compiler"
-        )
+        raise ImportError(f"FASTADAM_BACKEND=c, but {_missing}")
     wanted = os.environ.get("FASTADAM_ISA", "")
     if wanted and wanted not in available[:-1]:
-        found = ", ".join(available[:-1]) or "no instruction sets (there is no compiled extension)"
+        found = ", ".join(available[:-1]) or f"no instruction sets: {_missing}"
         raise ImportError(f"FASTADAM_ISA={wanted}: not available; this CPU and build have {found}")
     select("numpy" if backend == "numpy" else wanted or available[0])
 

@@ -29,8 +29,9 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         With the keys ``version``, ``backend`` ("c" or "numpy"),
         ``instruction_set`` (None with NumPy), ``instruction_sets`` (name:
         whether this CPU has it), ``built_with`` (compiler and flags),
-        ``threading`` ("OpenMP" or "none"), ``extension_missing`` (why, or None),
-        ``threads`` (what a large step uses) and ``numpy`` (its version).
+        ``threading`` ("OpenMP" or "none"), ``extension_missing`` (why, and what to
+        do about it, or None), ``threads`` (what a large step uses) and ``numpy`` (its
+        version).
 
     Raises
     ------

@@ -1,8 +1,11 @@
 """The backend that was chosen, the environment variables, the import."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +126,84 @@ def test_both_backends_list_the_same_rules(backend):
         assert _backend.native().rules() == [rule.name for rule in RULES]
         checked = {name.replace("betas", "beta1") for rule in RULES for name in rule.options}
         assert checked <= set(_backend.native().HYPERS)
+
+
+class TestTheSourceFolder:
+    """Python started there imports the package that lies beside csrc/, compiled or not."""
+
+    @pytest.fixture
+    def backend(self):
+        """Each test starts a Python of its own: once is enough."""
+
+    @pytest.fixture
+    def source(self, tmp_path):
+        """A source folder whose package is not built."""
+        shutil.copytree(
+            Path(fastadam.__file__).parent,
+            tmp_path / "fastadam",
+            ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__"),
+        )
+        (tmp_path / "csrc").mkdir()
+        (tmp_path / "setup.py").touch()
+        return tmp_path
+
+    @staticmethod
+    def python(source, *arguments, **env):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("FASTADAM_", "PYTHON"))}
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=source, env={**clean, **env}, capture_output=True, text=True,
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        "line", ["import fastadam", "from fastadam import Adam", "import fastadam.schedules"]
+    )
+    def test_an_import_warns_once_and_names_the_line(self, source, line):
+        script = source / "train.py"
+        script.write_text(f"import numpy\n{line}\nimport fastadam.family\n{CHOSEN}")
+        result = self.python(source, str(script))
+        assert result.stdout == "numpy None\n"
+        first, quoted, *more = result.stderr.splitlines()
+        assert first.startswith(f"{script}:2: RuntimeWarning: NumPy stands in for fastadam's")
+        assert f"loaded from its source folder, {source}, where" in first
+        assert "start it with -P" in first
+        assert "`pip install .`" in first
+        assert "`pip install -e .`" in first
+        assert quoted.strip() == line
+        assert more == []
+
+    def test_nothing_is_said_where_nothing_is_amiss(self, source):
+        def said(**env):
+            result = self.python(source, "-W", "error", "-c", CHOSEN, **env)
+            return result.stdout + result.stderr
+
+        assert "RuntimeWarning" in said()
+        assert said(FASTADAM_BACKEND="numpy") == "numpy None\n"
+        (source / "setup.py").rename(source / "setup.cfg")
+        assert said() == "numpy None\n"
+        (source / "setup.cfg").rename(source / "setup.py")
+        (source / "csrc").rmdir()
+        assert said() == "numpy None\n"
+        (source / "csrc").mkdir()
+        if _backend.available[:-1]:
+            shutil.copy(sys.modules["fastadam._native"].__file__, source / "fastadam")
+            assert said() == f"c {_backend.available[0]}\n"
+
+    def test_the_errors_are_true_there(self, source):
+        for env in ({"FASTADAM_BACKEND": "c"}, {"FASTADAM_ISA": "avx2"}):
+            result = self.python(source, "-c", CHOSEN, **env)
+            assert result.returncode == 1
+            assert f"loaded from its source folder, {source}, where" in result.stderr
+            assert "installed without" not in result.stderr
+            assert "RuntimeWarning" not in result.stderr
+
+    def test_the_command_line_says_it(self, source):
+        listing = self.python(source, "-W", "ignore", "-m", "fastadam")
+        assert (listing.returncode, listing.stderr) == (0, "")
+        assert "backend: numpy\n" in listing.stdout
+        assert "extension_missing: fastadam was loaded from its source folder" in listing.stdout
+        required = self.python(source, "-W", "ignore", "-m", "fastadam", "--require-compiled")
+        assert required.returncode == 1
+        assert required.stdout == listing.stdout
+        described = self.python(source, "-W", "ignore", "-m", "fastadam", "--json")
+        assert "its source folder" in json.loads(described.stdout)["extension_missing"]
