@@ -1,4 +1,6 @@
 /* From a job's span to views of plain numbers. */
+#include "guards.h"
+
 #include "impl.h"
 
 enum {

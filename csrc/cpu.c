@@ -1,3 +1,5 @@
+#include "guards.h"
+
 #include "cpu.h"
 
 int fa_cpu_baseline(void) { return 1; }

@@ -1,5 +1,7 @@
 /* The table of instruction sets. setup.py, which knows what the compiler took, defines
    FA_COMPILED as X(name, cpu) for each set, best first. */
+#include "guards.h"
+
 #include "cpu.h"
 #include "impl.h"
 

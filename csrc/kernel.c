@@ -1,6 +1,8 @@
 /* The loops over a view's numbers. Compiled once for each instruction set and dtype, with
        FA_BITS  32 or 64, those of the dtype
        FA_NAME  the suffix of the exported names, such as avx2_float32 */
+#include "guards.h"
+
 #if FA_BITS == 32
 #define FA_REAL float
 #define FA_DTYPE float32

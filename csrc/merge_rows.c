@@ -1,4 +1,6 @@
 /* Sums of equal rows of a gradient. */
+#include "guards.h"
+
 #include "impl.h"
 
 #define SUM_ROWS(name, real) \

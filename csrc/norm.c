@@ -1,6 +1,8 @@
 /* The global norm of the gradients, in double and in a fixed order: 16 interleaved
    sums a block (kernel.c), then the blocks one after the other. _numpy.py has
    the same in NumPy. */
+#include "guards.h"
+
 #include <float.h>
 #include <math.h>
 

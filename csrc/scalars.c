@@ -1,4 +1,6 @@
 /* The scalars of a step, in double; fastadam/_rules/ has the same in Python. */
+#include "guards.h"
+
 #include <math.h>
 #include <string.h>
 

@@ -1,4 +1,6 @@
 /* Jobs shared among threads, from OpenMP where the compiler has it. */
+#include "guards.h"
+
 #include "impl.h"
 
 #ifdef _OPENMP

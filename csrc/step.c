@@ -1,4 +1,6 @@
 /* A step of a list of arrays. */
+#include "guards.h"
+
 #include <math.h>
 #include <string.h>
 
