@@ -1,0 +1,269 @@
+/* csrc/ without Python: every rule on every instruction set that this CPU has must leave the
+   same bytes, whatever the length, the place in memory and the number of threads. All memory
+   is exactly as large as it must be, so that a sanitizer sees what goes beyond. The Makefile
+   beside this file builds and runs it. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fastadam.h"
+
+enum { MOST_ARRAYS = 8, STEPS = 3 };
+
+static int failures;
+
+static void fail(const char *what, const char *rule, const char *isa, int dtype)
+{
+    printf("%s: %s, %s, float%d\n", what, rule, isa, dtype == FA_FLOAT32 ? 32 : 64);
+    failures++;
+}
+
+static void *allocate(size_t bytes)
+{
+    void *memory = malloc(bytes ? bytes : 1);
+    if (!memory)
+        abort();
+    return memory;
+}
+
+/* A linear congruential generator (Knuth's MMIX constants); its upper half is good enough. */
+static double uniform(uint64_t *seed)
+{
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return (double)(*seed >> 11) / (double)(1ull << 53);
+}
+
+/* Numbers over many decades, with all kinds of special ones among them. */
+static double any_number(uint64_t *seed)
+{
+    static const double special[] = {0, -0.0, 1, 1e-45, -1e-310, 3e38, 1e300, INFINITY, NAN};
+    const double x = uniform(seed) - 0.5;
+    if (uniform(seed) < 0.05)
+        return special[(size_t)(uniform(seed) * (sizeof special / sizeof *special))];
+    return x * pow(10, 40 * (uniform(seed) - 0.5));
+}
+
+static void fill(void *numbers, int64_t n, int dtype, int positive, uint64_t *seed)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const double x = positive ? fabs(any_number(seed)) : any_number(seed);
+        if (dtype == FA_FLOAT32)
+            ((float *)numbers)[i] = (float)x;
+        else
+            ((double *)numbers)[i] = x;
+    }
+}
+
+/* IEEE 754 leaves the bits of a NaN open, so all NaNs are made one. */
+static void make_nans_one(void *numbers, int64_t n, int dtype)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (dtype == FA_FLOAT32)
+            ((float *)numbers)[i] = isnan(((float *)numbers)[i]) ? NAN : ((float *)numbers)[i];
+        else
+            ((double *)numbers)[i] = isnan(((double *)numbers)[i]) ? NAN : ((double *)numbers)[i];
+}
+
+/* What is stepped: the same numbers for the same case and seed. */
+typedef struct {
+    int rule, dtype, n, averaged, with_rows, norm;
+    int64_t sizes[MOST_ARRAYS];
+    fa_hyper hyper;
+} problem;
+
+/* A hash of all that some steps leave (FNV-1a). */
+static uint64_t hash(uint64_t h, const void *memory, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ ((const unsigned char *)memory)[i]) * 1099511628211u;
+    return h;
+}
+
+static uint64_t run(const problem *p, int isa, int threads, int shift)
+{
+    uint64_t seed = 1, result = 14695981039346656037u;
+    const size_t item = (size_t)fa_real_size(p->dtype);
+    const int states = fa_states_kept(p->rule, &p->hyper);
+    fa_array arrays[MOST_ARRAYS] = {0};
+    fa_job jobs[MOST_ARRAYS] = {0};
+    char *memory[MOST_ARRAYS][3 + FA_STATES];
+    int64_t rows[] = {0, 1, 3};
+    int64_t blocks = 0;
+    for (int i = 0; i < p->n; i++) {
+        const size_t bytes = (size_t)p->sizes[i] * item;
+        /* Begin in the middle of a line, but end where the memory ends. */
+        for (int k = 0; k < 3 + FA_STATES; k++) {
+            memory[i][k] = allocate(bytes + (size_t)shift * item);
+            fill(memory[i][k] + (size_t)shift * item, p->sizes[i], p->dtype, k > 1, &seed);
+        }
+        arrays[i].streams.param = memory[i][0] + (size_t)shift * item;
+        arrays[i].streams.average = p->averaged ? memory[i][2] + (size_t)shift * item : NULL;
+        for (int k = 0; k < FA_STATES; k++)
+            if (states >> k & 1)
+                arrays[i].streams.state[k] = memory[i][3 + k] + (size_t)shift * item;
+        arrays[i].size = p->sizes[i];
+        arrays[i].dtype = p->dtype;
+        arrays[i].numbers[0] = 1;
+        jobs[i].array = &arrays[i];
+        jobs[i].grad = memory[i][1] + (size_t)shift * item;
+        jobs[i].size = p->sizes[i];
+        if (p->with_rows && p->sizes[i] % 4 == 0) {
+            jobs[i].rows = rows;
+            jobs[i].width = p->sizes[i] / 4;
+            jobs[i].size = 3 * jobs[i].width;
+        }
+        blocks += fa_blocks(&jobs[i]);
+    }
+    fa_batch batch = {
+        .isa = isa, .rule = p->rule, .threads = threads, .groups = &p->hyper, .jobs = jobs,
+        .n_jobs = p->n, .loss_scale = 2, .norm = p->norm ? FA_MEASURED : FA_NO_NORM,
+        .max_grad_norm = 1e3, .constants = allocate((size_t)p->n * fa_constants_size()),
+        .sums = allocate((size_t)blocks * sizeof(double)),
+    };
+    for (int step = 0; step < STEPS; step++)
+        if (!fa_step(&batch))
+            abort();
+    for (int i = 0; i < p->n; i++) {
+        for (int k = 0; k < 3 + FA_STATES; k++) {
+            char *first = memory[i][k] + (size_t)shift * item;
+            make_nans_one(first, p->sizes[i], p->dtype);
+            result = hash(result, first, (size_t)p->sizes[i] * item);
+            free(memory[i][k]);
+        }
+        result = hash(result, &arrays[i].step, sizeof arrays[i].step);
+        result = hash(result, arrays[i].numbers, sizeof arrays[i].numbers);
+    }
+    make_nans_one(&batch.grad_norm, 1, FA_FLOAT64);
+    result = hash(result, &batch.grad_norm, sizeof batch.grad_norm);
+    free(batch.constants);
+    free(batch.sums);
+    return result;
+}
+
+static void compare(const problem *p)
+{
+    uint64_t expected = 0;
+    int first = 1;
+    for (int isa = 0; fa_isa_name(isa); isa++) {
+        if (!fa_cpu_has(isa))
+            continue;
+        for (int shift = 0; shift < 16; shift += 5)
+            for (int threads = 1; threads <= 2; threads++) {
+                const uint64_t found = run(p, isa, threads, shift);
+                if (first)
+                    expected = found;
+                else if (found != expected)
+                    fail("other bytes", fa_rule_name(p->rule), fa_isa_name(isa), p->dtype);
+                first = 0;
+            }
+    }
+}
+
+static void check_rules(void)
+{
+    for (int rule = 0; fa_rule_name(rule); rule++)
+        for (int dtype = 0; dtype < FA_DTYPES; dtype++)
+            for (int variant = 0; variant < 64; variant++) {
+                problem p = {
+                    .rule = rule, .dtype = dtype, .n = 6,
+                    .sizes = {0, 1, 3 + variant % 5, 16 * (variant % 3 + 1), 1028, 4099 + variant},
+                    .hyper = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8,
+                              .weight_decay = variant & 1 ? 0.1 : 0, .alpha = 0.99,
+                              .momentum = variant & 2 ? 0.9 : 0, .dampening = 0.1,
+                              .momentum_decay = 4e-3, .ema_decay = 0.9,
+                              .amsgrad = variant >> 2 & 1, .nesterov = variant >> 2 & 1,
+                              .centered = variant >> 2 & 1,
+                              .decoupled_weight_decay = variant >> 3 & 1,
+                              .epsilon_hat = variant >> 3 & 1, .maximize = variant >> 4 & 1},
+                    .averaged = variant >> 4 & 1, .with_rows = variant >> 5 & 1,
+                    .norm = variant >> 5 & 1,
+                };
+                compare(&p);
+            }
+}
+
+/* From some 10^5 elements on threads share an array; from 2^21 on it is prefetched. */
+static void check_large(void)
+{
+    for (int dtype = 0; dtype < FA_DTYPES; dtype++) {
+        problem p = {
+            .dtype = dtype, .n = 2, .sizes = {(2 << 20) + 77, 70001}, .norm = 1,
+            .hyper = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8},
+        };
+        compare(&p);
+    }
+}
+
+/* Block sums of the parts of an array are those of the whole, wherever it is cut; and a norm
+   that is given counts as one that was measured. */
+static void check_parts_of_a_norm(void)
+{
+    enum { N = 3 * FA_BLOCK + 100, CUT = FA_BLOCK };
+    uint64_t seed = 3;
+    double *grad = allocate(N * sizeof(double)), whole[4], parts[4];
+    for (int i = 0; i < N; i++)
+        grad[i] = uniform(&seed) - 0.5;
+    fa_array array = {.size = N, .dtype = FA_FLOAT64}, ends[2] = {array, array};
+    fa_job job = {.array = &array, .grad = grad, .size = N}, halves[2] = {job, job};
+    ends[0].size = halves[0].size = CUT;
+    ends[1].size = halves[1].size = N - CUT;
+    ends[1].origin = CUT;
+    halves[0].array = &ends[0];
+    halves[1].array = &ends[1];
+    halves[1].grad = grad + CUT;
+    fa_batch batch = {.threads = 2, .jobs = &job, .n_jobs = 1, .loss_scale = 4, .sums = whole};
+    const double norm = fa_grad_norm(&batch);
+    batch.jobs = halves;
+    batch.n_jobs = 2;
+    if (fa_sums(&batch, 1, parts) != 4 || memcmp(whole, parts, sizeof whole) != 0 ||
+        sqrt(fa_fold(parts, 4)) / 4 != norm)
+        fail("block sums of the parts differ", "norm", fa_isa_name(0), FA_FLOAT64);
+
+    double moved[2];
+    for (int given = 0; given < 2; given++) {
+        double param = 1;
+        fa_hyper hyper = {.lr = 1};
+        fa_array one = {.streams = {.param = &param}, .size = 1, .dtype = FA_FLOAT64};
+        fa_job step = {.array = &one, .grad = grad, .size = 1};
+        int sgd = 0;
+        while (strcmp(fa_rule_name(sgd), "sgd") != 0)
+            sgd++;
+        fa_batch b = {.rule = sgd, .threads = 1, .groups = &hyper, .jobs = &step, .n_jobs = 1,
+                      .loss_scale = 1, .norm = given ? FA_GIVEN : FA_MEASURED,
+                      .grad_norm = fabs(grad[0]), .max_grad_norm = fabs(grad[0]) / 2,
+                      .constants = allocate(fa_constants_size()), .sums = whole};
+        fa_step(&b);
+        free(b.constants);
+        moved[given] = param;
+        b.norm = FA_GIVEN;
+        b.grad_norm = NAN;
+        b.skip_nonfinite = 1;
+        if (fa_step(&b) || param != moved[given])
+            fail("a step with a given NaN was taken", "sgd", fa_isa_name(0), FA_FLOAT64);
+    }
+    if (moved[0] != moved[1] || moved[0] == 1)
+        fail("a given norm does not count as a measured one", "sgd", fa_isa_name(0), FA_FLOAT64);
+    free(grad);
+}
+
+static void check_equal_rows(void)
+{
+    const float values[] = {1, 2, 10, 20, 100, 200};
+    const int64_t order[] = {0, 2, 1}, starts[] = {0, 2, 3};
+    const float expected[] = {101, 202, 10, 20};
+    float sums[4];
+    fa_merge_rows(FA_FLOAT32, sums, values, 2, order, starts, 2);
+    if (memcmp(sums, expected, sizeof sums) != 0)
+        fail("sums of equal rows", "fa_merge_rows", "C", FA_FLOAT32);
+}
+
+int main(void)
+{
+    check_rules();
+    check_large();
+    check_parts_of_a_norm();
+    check_equal_rows();
+    printf("%s\n", failures ? "FAILED" : "all the same");
+    return failures != 0;
+}
