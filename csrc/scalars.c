@@ -46,7 +46,7 @@ int fa_states_kept(int rule, const fa_hyper *hyper)
     return rules[rule].states(s.flags);
 }
 
-fa_constants fa_next_constants(const fa_batch *batch, const fa_array *array, double clip)
+void fa_next_constants(fa_constants *to, const fa_batch *batch, const fa_array *array, double clip)
 {
     const fa_hyper *hyper = &batch->groups[array->group];
     const int decoupled = hyper->decoupled_weight_decay != 0;
@@ -63,19 +63,19 @@ fa_constants fa_next_constants(const fa_batch *batch, const fa_array *array, dou
     memcpy(s.numbers, array->numbers, sizeof s.numbers);
     rules[batch->rule].scalars(&s, hyper);
 
-    fa_constants constants = {
-        .flags = s.flags, .group = array->group, .dtype = array->dtype, .step = s.step};
-    memcpy(constants.before, array->numbers, sizeof s.numbers);
-    memcpy(constants.after, s.numbers, sizeof s.numbers);
-#define X(name) constants.rounded.float32.name = (float)s.name;
-    if (array->dtype == FA_FLOAT32) {
+    to->flags = s.flags;
+    to->group = array->group;
+    to->dtype = s.dtype;
+    to->step = s.step;
+    memcpy(to->before, array->numbers, sizeof s.numbers);
+    memcpy(to->after, s.numbers, sizeof s.numbers);
+    if (s.dtype == FA_FLOAT32) {
+#define X(name) to->rounded.float32.name = (float)s.name;
         FA_SCALARS(X)
-    }
 #undef X
-#define X(name) constants.rounded.float64.name = s.name;
-    else {
+    } else {
+#define X(name) to->rounded.float64.name = s.name;
         FA_SCALARS(X)
-    }
 #undef X
-    return constants;
+    }
 }

@@ -20,7 +20,7 @@ static const fa_constants *constants_of(const fa_batch *batch, const fa_array *a
             return known;
     }
     fa_constants *made = &batch->constants[(*count)++];
-    *made = fa_next_constants(batch, array, clip);
+    fa_next_constants(made, batch, array, clip);
     return made;
 }
 

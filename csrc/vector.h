@@ -52,6 +52,8 @@ typedef FA_REAL number;
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+
+#include "root.h"
 #endif
 
 enum { FA_LANES = FA_BYTES / (FA_BITS / 8) };
@@ -161,21 +163,33 @@ FA_INLINE real select(bits mask, real a, real b) /* a where the mask is set */
     return (real)(((bits)a & mask) | ((bits)b & ~mask));
 }
 
-/* Each is one instruction a vector; the loops over numbers go away. */
+#if defined(FA_ESTIMATE) && FA_BYTES == 64 && FA_BITS == 32
+FA_INLINE real root(real x) { return (real)root_float32x16((__m512)x); }
+#elif defined(FA_ESTIMATE) && FA_BYTES == 64
+FA_INLINE real root(real x) { return (real)root_float64x8((__m512d)x); }
+#elif FA_BYTES == 64
 FA_INLINE real root(real x)
 {
-#if FA_BYTES == 64
     return FA_BITS == 32 ? (real)_mm512_sqrt_ps((__m512)x) : (real)_mm512_sqrt_pd((__m512d)x);
+}
 #elif FA_BYTES == 32
+FA_INLINE real root(real x)
+{
     return FA_BITS == 32 ? (real)_mm256_sqrt_ps((__m256)x) : (real)_mm256_sqrt_pd((__m256d)x);
+}
 #elif defined(__SSE2__)
+FA_INLINE real root(real x)
+{
     return FA_BITS == 32 ? (real)_mm_sqrt_ps((__m128)x) : (real)_mm_sqrt_pd((__m128d)x);
+}
 #else
+FA_INLINE real root(real x) /* one instruction a vector, too: the loop goes away */
+{
     for (int i = 0; i < FA_LANES; i++)
         x[i] = FA_SQRT(x[i]);
     return x;
-#endif
 }
+#endif
 
 FA_INLINE real normal(real x)
 {

@@ -50,10 +50,11 @@ except ImportError as error:
     _missing = _explain(error)
 
 #: What `select` takes, fastest first: this CPU's instruction sets, then NumPy.
-available: list[str] = [
-    *([name for name, has in _native.instruction_sets().items() if has] if _native else []),
-    "numpy",
-]
+available: list[str] = ["numpy"]
+if _native:
+    _best = _native.best()
+    _sets = [name for name, has in _native.instruction_sets().items() if has]
+    available[:0] = sorted(_sets, key=lambda name: name != _best)
 _module: ModuleType = _numpy
 
 

@@ -213,12 +213,15 @@ def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
     if type(columns[0]) is cnp.ndarray:
         grads = (grads,)
         columns = tuple([(array,) for array in columns])
-    # Tuples of one's own: nobody can shorten them while they are walked.
-    elif is_sequence(grads) and all([is_sequence(column) for column in columns]):
-        grads = tuple(grads)
-        columns = tuple([tuple(column) for column in columns])
-    else:
-        return False
+    else:  # into tuples of one's own: nobody can shorten them while they are walked
+        if not is_sequence(grads):
+            return False
+        taken = []
+        for column in columns:
+            if not is_sequence(column):
+                return False
+            taken.append(tuple(column))
+        grads, columns = tuple(grads), tuple(taken)
     if type(steps) is list:
         steps = tuple(steps)
     for column in columns:

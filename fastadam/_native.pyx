@@ -46,6 +46,7 @@ cdef extern from "fastadam.h":
     const char *fa_rule_name(int rule)
     const char *fa_isa_name(int isa)
     int fa_cpu_has(int isa)
+    int fa_best_isa()
     int fa_states_kept(int rule, const fa_hyper *hyper)
     ctypedef struct fa_streams:
         void *param
@@ -125,6 +126,11 @@ def instruction_sets():
     return {name: bool(fa_cpu_has(i)) for i, name in enumerate(names(fa_isa_name))}
 
 
+def best():
+    """The name of the instruction set that is the fastest on this CPU."""
+    return fa_isa_name(fa_best_isa()).decode()
+
+
 def use(str name):
     """Take the kernels of an instruction set that the CPU has."""
     global isa
@@ -177,6 +183,27 @@ cdef struct Watched:
 
 
 @cython.final
+cdef class Leaves:
+    """A list whose entries are all arrays, of the numbers first, first + 1, ..."""
+
+    cdef Py_ssize_t first, size
+
+
+cdef object with_leaves(spec):
+    """A nesting (see _tree.py) with `Leaves` in place of such lists."""
+    cdef Leaves leaves
+    if type(spec) is dict:
+        return {key: with_leaves(child) for key, child in spec.items()}
+    if type(spec) is not list:
+        return spec
+    if not spec or not all([type(child) is int for child in spec]):
+        return [with_leaves(child) for child in spec]
+    leaves = Leaves()
+    leaves.first, leaves.size = spec[0], len(spec)
+    return leaves
+
+
+@cython.final
 cdef class Batch:
     """The arrays of an optimizer with their step counts; the twin of _numpy.Batch."""
 
@@ -207,7 +234,7 @@ cdef class Batch:
         cdef cnp.npy_intp *lengths
         cdef fa_array *c_array
         self.arrays = arrays
-        self.spec = arrays.spec
+        self.spec = with_leaves(arrays.spec)
         self.lock = lock
         self.finished = counts.finished
         self.skipped = counts.skipped
@@ -388,6 +415,16 @@ cdef class Batch:
         cdef Py_ssize_t i, size
         if type(spec) is int:
             self.hold(spec, grads)
+            return True
+        if type(spec) is Leaves:
+            size = (<Leaves>spec).size
+            if type(grads) is not list and type(grads) is not tuple:
+                return False
+            if PySequence_Fast_GET_SIZE(grads) != size:
+                return False
+            for i in range(size):
+                child_grads = <object>PySequence_Fast_ITEMS(grads)[i]
+                self.hold((<Leaves>spec).first + i, child_grads)
             return True
         if type(spec) is list:
             size = PyList_GET_SIZE(spec)
