@@ -128,7 +128,7 @@ def read(label: str, grad: Any, param: Array, sum_rows: SumRows) -> Rows:
     outside = (rows < 0) | (rows >= len(param))
     if outside.any():
         raise ValueError(f"{label}: row {rows[outside][0]} of a parameter that has {len(param)}")
-    rows = rows.astype(np.int64)
+    rows = rows.astype(np.int64, copy=False)
     width = math.prod(param.shape[1:])
     values = np.require(values, requirements=["C", "A"]).reshape(len(rows), width)
     if (rows[1:] > rows[:-1]).all():
@@ -140,9 +140,10 @@ def merged(rows: Array, values: Array, sum_rows: SumRows) -> tuple[Array, Array]
     """The different rows, ascending, and the sums of their values, in the order given."""
     order = np.argsort(rows, kind="stable").astype(np.int64, copy=False)
     rows = rows[order]
-    borders = np.concatenate([[True], rows[1:] != rows[:-1], [True]])
-    starts = np.flatnonzero(borders).astype(np.int64, copy=False)
-    return rows[starts[:-1]], sum_rows(values, order, starts)
+    first = np.ones(len(rows), bool)
+    first[1:] = rows[1:] != rows[:-1]
+    starts = np.append(np.flatnonzero(first), len(rows)).astype(np.int64, copy=False)
+    return rows[first], sum_rows(values, order, starts)
 
 
 def _stored(label: str, matrix: Any, param: Array) -> tuple[Array, Array]:

@@ -1,6 +1,7 @@
 """What a training loop asks for: averages, accumulation, copies, pickles."""
 
 import copy
+import itertools
 import multiprocessing
 import pickle
 
@@ -179,6 +180,29 @@ class TestAccumulation:
             total[1] += a[0]
             reference.step(total / 2)
             assert bits(one) == bits(other)
+
+    @pytest.mark.parametrize("shape", [(6, 2), (6,), (6, 0)])
+    def test_rows_that_are_none_in_any_order(self, shape):
+        """Gradients are whole numbers, so that their sums are exact in any order."""
+        rng = np.random.default_rng(69)
+        chosen = {"none": [], "some": [4, 1], "twice": [3, 1, 3], "all": None}
+        for names in itertools.product(chosen, repeat=3):
+            p, q = np.ones(shape), np.ones(shape)
+            opt, reference = fastadam.Adam(p), fastadam.Adam(q)
+            total, touched = np.zeros(shape), set()
+            for name in names:
+                rows = chosen[name]
+                values = rng.integers(-9, 10, (6 if rows is None else len(rows), *shape[1:])) + 0.0
+                opt.accumulate(values if rows is None else RowGrad(rows, values))
+                np.add.at(total, range(6) if rows is None else np.array(rows, int), values)
+                touched.update(range(6) if rows is None else rows)
+            opt.step()
+            mean, rows = total / 3, sorted(touched)
+            reference.step(mean if "all" in names else RowGrad(rows, mean[rows]))
+            one, other = opt.state_dict()["state"][0], reference.state_dict()["state"][0]
+            assert one["step"] == other["step"] == 1
+            for got, want in ((p, q), *((one[k], other[k]) for k in ("exp_avg", "exp_avg_sq"))):
+                assert bits(got) == bits(want), names
 
     def test_errors_lose_nothing(self):
         p = np.zeros(2)
