@@ -11,39 +11,41 @@ import numpy as np
 
 from fastadam._types import Array
 
-#: sum_rows(values, order, starts): row j of the result is the sum of the rows
-#: order[starts[j]:starts[j + 1]] of `values`, one after the other. Both backends have one.
+#: A function of each backend that adds up rows, called as sum_rows(values, order, starts).
+#: Row j of its result is the sum of the rows order[starts[j]:starts[j + 1]] of `values`, of
+#: which there is at least one, added in that order.
 SumRows: TypeAlias = Callable[[Array, Array, Array], Array]
 
 
 class RowGrad:
     """The gradient of some rows of an array, in place of a dense gradient.
 
-    A step then changes those rows and their state alone, and costs as much as they are
-    (unless the parameter is a strided view, which is copied whole). This is lazy Adam: the
-    bias correction goes by the array's step count, and the moments of the other rows do
-    not decay.
+    A step then changes those rows and their state alone, and its cost grows with their
+    number, not with the array's length (unless the parameter is a strided view, which is
+    copied whole). This is lazy Adam: the bias correction goes by the array's step count, and
+    the moments of the other rows do not decay.
 
     Parameters
     ----------
     rows : array_like of int, shape (n,)
         Indices along the parameter's first axis, of any integer dtype and in any
-        order. The values of a row that is there several times are added, in order.
+        order. The values of a row that is named several times are added, in order.
     values : ndarray, shape (n, *param.shape[1:])
-        Gradients of those rows, of the parameter's dtype.
+        The gradients of those rows, of the parameter's dtype.
 
     Raises
     ------
     TypeError, ValueError
-        Here if `rows` are no integers or `values` has not as many rows; in a step if
-        a row is not in the parameter, or shape or dtype of `values` are not the
-        parameter's, the parameter is not in C order, or a weight decay or an average of the
-        parameters would touch the other rows. Nothing is changed then.
+        The constructor raises them if `rows` are no integers or `values` has not as many
+        rows. A step raises them, and changes nothing, if a row is not in the parameter, if
+        the shape or the dtype of `values` is not the parameter's, if the parameter is not in
+        C order, or if a weight decay or an average of the parameters would change the other
+        rows.
 
     See Also
     --------
-    A two-dimensional ``scipy.sparse`` array or matrix may stand in place of a gradient, too:
-    only the elements that it stores, and their state, change.
+    A two-dimensional ``scipy.sparse`` array or matrix may stand in place of a gradient, too.
+    Then only the elements that it stores, and their state, change.
 
     References
     ----------
@@ -81,12 +83,12 @@ class RowGrad:
 
     @property
     def rows(self) -> Array:
-        """As they were given."""
+        """The indices of the rows, in the order in which they were given."""
         return self._rows
 
     @property
     def values(self) -> Array:
-        """As they were given."""
+        """The gradients of the rows, in the order in which they were given."""
         return self._values
 
     def __repr__(self) -> str:
@@ -94,26 +96,33 @@ class RowGrad:
 
 
 class Rows(NamedTuple):
-    """A RowGrad as backends take it."""
+    """The gradient of some rows, checked, in the form that the backends take.
 
-    rows: Array  # int64, ascending, none twice
-    values: Array  # plain, of shape (len(rows), elements of a row)
-    elements: bool = False  # whether the rows are those of the flat parameter
+    A sparse array becomes one, too: the parameter is then seen as flat, and each element of
+    it is a row.
+    """
+
+    rows: Array  # their indices: int64, ascending, none twice
+    values: Array  # aligned and in C order, of shape (len(rows), elements of a row)
+    elements: bool = False  # whether it was a sparse array
 
 
 def is_sparse(value: Any) -> bool:
-    """Whether this is one of scipy.sparse's kinds; if SciPy is not loaded, it cannot be."""
-    sparse = sys.modules.get("scipy.sparse")
+    """Whether this is an array or a matrix of scipy.sparse."""
+    sparse = sys.modules.get("scipy.sparse")  # until somebody imports it, there are none
     return sparse is not None and bool(sparse.issparse(value))
 
 
 def read(label: str, grad: Any, param: Array, sum_rows: SumRows) -> Rows:
-    """Check a RowGrad or a sparse array against its parameter; add up what is there twice."""
+    """Check a RowGrad or a sparse array against its parameter, and add up equal rows.
+
+    `label` is what messages call the gradient. `param` is the array that the backend steps.
+    """
     if not param.flags.c_contiguous:
         raise ValueError(f"{label}: gradients of rows need a parameter in C order")
     elements = False
     if isinstance(grad, RowGrad):
-        # A copy, since others may write to the user's while it is checked.
+        # Copied, since another thread may write to the user's array after it was checked.
         rows, values = grad.rows.copy(), grad.values
         if param.ndim == 0:
             raise ValueError(f"{label}: an array without axes has no rows")
@@ -137,7 +146,10 @@ def read(label: str, grad: Any, param: Array, sum_rows: SumRows) -> Rows:
 
 
 def merged(rows: Array, values: Array, sum_rows: SumRows) -> tuple[Array, Array]:
-    """The different rows, ascending, and the sums of their values, in the order given."""
+    """The distinct rows in ascending order, and for each the sum of its values.
+
+    The values of a row are added in the order in which they are given.
+    """
     order = np.argsort(rows, kind="stable").astype(np.int64, copy=False)
     rows = rows[order]
     first = np.ones(len(rows), bool)
@@ -147,7 +159,7 @@ def merged(rows: Array, values: Array, sum_rows: SumRows) -> tuple[Array, Array]
 
 
 def _stored(label: str, matrix: Any, param: Array) -> tuple[Array, Array]:
-    """Where a sparse array's stored elements are in the flat parameter, and their values."""
+    """The indices of a sparse array's stored elements in the flat parameter, and their values."""
     if matrix.shape != param.shape or param.ndim != 2:
         raise ValueError(
             f"{label}: a sparse array of shape {matrix.shape}, expected {param.shape} as the "
