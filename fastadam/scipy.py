@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -94,8 +95,8 @@ def adam(
     Raises
     ------
     ValueError
-        There is no gradient, there are constraints, or bounds, an option or what `fun` or
-        `jac` returned does not fit.
+        There is no gradient, there are constraints, the bounds or an option do not fit, or
+        `fun` or `jac` returned anything but as many real numbers as expected.
 
     Notes
     -----
@@ -139,8 +140,8 @@ def adam(
     best = OptimizeResult()
     nit = evaluations = 0
     while True:
-        value = _sized("fun", fun(x.copy(), *args), 1).astype(np.float64).item()
-        gradient = _sized("jac", jac(x.copy(), *args), x.size).astype(x.dtype).reshape(x.shape)
+        value = _numbers("fun", fun(x.copy(), *args), 1).astype(np.float64).item()
+        gradient = _numbers("jac", jac(x.copy(), *args), x.size).astype(x.dtype).reshape(x.shape)
         evaluations += 1
         is_finite = np.isfinite(value) and np.isfinite(gradient).all()
         if evaluations == 1 or (is_finite and value < best.fun):
@@ -173,9 +174,19 @@ def adam(
     return best
 
 
-def _sized(name: str, value: Any, size: int) -> Any:
-    """What a function returned, as a new array."""
-    array = np.array(value)
+def _numbers(name: str, value: Any, size: int) -> Any:
+    """What a function returned, as a new array of so many real numbers."""
+    if value is None:
+        raise ValueError(f"{name} returned None; is a `return` missing?")
+    found = f"{name} returned a value of type {type(value).__name__}"
+    try:
+        array = np.array(value)
+        if array.dtype == object and all(isinstance(number, Real) for number in array.flat):
+            array = array.astype(np.float64)  # integers of more than 64 bits, fractions
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{found} that is no array of real numbers: {error}") from error
+    if not np.can_cast(array.dtype, np.float64, "same_kind"):
+        raise ValueError(f"{found}, dtype {array.dtype}, expected real numbers")
     if array.size != size:
         raise ValueError(
             f"{name} returned an array of shape {array.shape}, expected {size} numbers"

@@ -1,7 +1,10 @@
 """fastadam.scipy.adam within scipy.optimize.minimize."""
 
+import re
 import subprocess
 import sys
+import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -180,6 +183,52 @@ def test_what_functions_may_return():
         minimize(lambda x: (x, x), START, jac=True, method=adam)
     with pytest.raises(ValueError, match="jac returned an array of shape"):
         minimize(lambda x: (1.0, x[:1]), START, jac=True, method=adam)
+
+
+NO_NUMBERS = {
+    "None": (None, "None; is a `return` missing?"),
+    "None in a list": ([None], "a value of type list, dtype object, expected real numbers"),
+    "text": ("1.5", "a value of type str, dtype <U3, expected real numbers"),
+    "bytes": (np.array([b"1.5"]), "a value of type ndarray, dtype |S3, expected real numbers"),
+    "texts": (
+        np.array(["1.5"], object),
+        "a value of type ndarray, dtype object, expected real numbers",
+    ),
+    "complex": (1.5 + 0j, "a value of type complex, dtype complex128, expected real numbers"),
+    "time": (np.timedelta64(1, "s"), "a value of type timedelta64, dtype timedelta64[s], expected"),
+    "fields": (
+        np.array([(1.5,)], [("a", float)]),
+        "a value of type ndarray, dtype [('a', '<f8')], expected",
+    ),
+    "dict": ({}, "a value of type dict, dtype object, expected real numbers"),
+    "object": (object(), "a value of type object, dtype object, expected real numbers"),
+    "ragged": ([[1.0], [1.0, 2.0]], "a value of type list that is no array of real numbers: "),
+    "huge": (10**400, "a value of type int that is no array of real numbers: "),
+}
+
+
+@pytest.mark.parametrize("name", ["fun", "jac"])
+@pytest.mark.parametrize("case", NO_NUMBERS)
+def test_what_functions_may_not_return(case, name):
+    value, message = NO_NUMBERS[case]
+    returned = {"fun": 1.0, "jac": [1.0], name: value}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=re.escape(f"{name} returned {message}")):
+            minimize(lambda x: tuple(returned.values()), [1.0], jac=True, method=adam)
+
+
+@pytest.mark.parametrize(
+    "number", [3, True, 10**30, Fraction(9, 4), np.float16(2), np.longdouble(2), np.array(2)]
+)
+def test_kinds_of_numbers(number):
+    results = [
+        minimize(lambda x, n=n: (n, [n]), [1.0], jac=True, method=adam, options={"maxiter": 3})
+        for n in (number, float(number))
+    ]
+    assert results[0].fun == results[1].fun == float(number)
+    assert type(results[0].fun) is float
+    assert results[0].x.tobytes() == results[1].x.tobytes()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
