@@ -36,6 +36,7 @@ import importlib
 import json
 import math
 import os
+import re
 import secrets
 import stat
 import struct
@@ -60,6 +61,17 @@ DTYPES = ("<f4", "<f8", "<c8", "<c16")
 # at 1.5, BLAKE2b at 0.6.
 THREADS = 4
 DAMAGED = "damaged (checksum differs)"
+ABSENT = object()
+KINDS = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+    object: "missing",
+}
 
 
 class Spec(NamedTuple):
@@ -115,10 +127,33 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
         The safetensors library is not there.
     """
     path = os.fsdecode(path)
-    try:
+    with naming(path):
         return _read_safetensors(path) if path.endswith(".safetensors") else _read(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put a file's name before the messages of errors that its content causes.
+
+    The errors come out as TypeError, ValueError or KeyError, and never as a subclass, whose
+    constructor may take other arguments.
+    """
+    path = os.fsdecode(path)
+    try:
+        yield
+    except (TypeError, ValueError, KeyError) as error:
+        base = next(kind for kind in (TypeError, ValueError, KeyError) if isinstance(error, kind))
+        message = error.args[0] if len(error.args) == 1 else error
+        raise base(f"{path}: {message}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: damaged (the header is nested too deeply)") from error
+
+
+def expect(label: str, value: Any, kind: type) -> Any:
+    """A value from a file's JSON, if it is of the kind expected; `ABSENT` is of none."""
+    if type(value) is not kind:
+        raise ValueError(f"damaged ({label} is {KINDS[type(value)]}, expected {KINDS[kind]})")
+    return value
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -169,32 +204,47 @@ def _parse(text: bytes) -> tuple[dict[str, Any], dict[str, Spec], int]:
     """The user's header, what arrays there are, and how many bytes they take."""
     try:
         content = json.loads(text.decode())
-        header, entries = content["header"], content["arrays"]
-        specs: dict[str, Spec] = {}
-        total = 0
-        for entry in entries:
-            name, spec = entry["name"], Spec(tuple(entry["shape"]), entry["dtype"])
-            if spec.dtype not in DTYPES or len(spec.shape) > 64:
-                raise ValueError(f"dtype {spec.dtype}, {len(spec.shape)} axes")
-            if not all(type(n) is int and 0 <= n < 2**63 for n in spec.shape):
-                raise ValueError(f"shape {spec.shape}")
-            if not isinstance(name, str) or name in specs or entry["offset"] != total:
-                raise ValueError(f"name {name!r}, offset {entry['offset']}")
-            specs[name] = spec
-            total += _padded(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize)
-        if not isinstance(header, dict) or not isinstance(entries, list):
-            raise TypeError("expected a dict and a list")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"damaged (not a checkpoint's header: {error!r})") from None
+    except ValueError as error:
+        raise ValueError(f"damaged (the header is not JSON: {error})") from None
+    expect("the header", content, dict)
+    header = expect("header", content.get("header", ABSENT), dict)
+    specs: dict[str, Spec] = {}
+    total = 0
+    for i, entry in enumerate(expect("arrays", content.get("arrays", ABSENT), list)):
+        label = f"arrays[{i}]"
+        expect(label, entry, dict)
+        name, dtype, shape, offset = (
+            expect(f"{label}.{key}", entry.get(key, ABSENT), kind)
+            for key, kind in (("name", str), ("dtype", str), ("shape", list), ("offset", int))
+        )
+        for axis, length in enumerate(shape):
+            expect(f"{label}.shape[{axis}]", length, int)
+        if name in specs:
+            raise ValueError(f"damaged ({label}.name is {name!r}, as that of another array)")
+        if dtype not in DTYPES:
+            raise ValueError(
+                f"damaged ({label}.dtype is {dtype!r}, expected one of {', '.join(DTYPES)})"
+            )
+        if len(shape) > 64 or not all(0 <= length < 2**63 for length in shape):
+            raise ValueError(
+                f"damaged ({label}.shape is {shape}, expected at most 64 lengths from 0 to "
+                "2**63 - 1)"
+            )
+        if offset != total:
+            raise ValueError(f"damaged ({label}.offset is {offset}, expected {total})")
+        specs[name] = Spec(tuple(shape), dtype)
+        total += _padded(math.prod(shape) * np.dtype(dtype).itemsize)
     return header, specs, total
 
 
-def _check_version(version: int) -> None:
-    if version > VERSION:
+def _check_version(found: int | str) -> None:
+    if isinstance(found, int) and found > VERSION:
         raise ValueError(
-            f"written by a newer version of fastadam (found format version {version}, "
+            f"written by a newer version of fastadam (found format version {found}, "
             f"expected at most {VERSION})"
         )
+    if found != VERSION:
+        raise ValueError(f"damaged (found format version {found!r}, expected {VERSION})")
 
 
 def _truncated(found: int, expected: object) -> str:
@@ -354,19 +404,18 @@ def _read_safetensors(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
             if not {"fastadam", "version", "crc32"} <= set(metadata):
                 raise ValueError("not a fastadam checkpoint")
             version = metadata["version"]
-            _check_version(int(version) if version.isdecimal() else 0)
+            is_number = re.fullmatch("[1-9][0-9]{0,9}", version)
+            _check_version(int(version) if is_number else version)
             text = metadata["fastadam"].encode()
             header, specs, _ = _parse(text)
+            names = file.keys()
+            found = {name: _library_spec(file.get_slice(name)) for name in names}
+            if found != {name: _real_spec(spec) for name, spec in specs.items()}:
+                raise ValueError("damaged (its arrays are not those that its metadata describe)")
             stored = {name: file.get_tensor(name) for name in specs}
-            names = set(file.keys())
     except library.SafetensorError as error:
         raise ValueError(_reason(path, error)) from None
-    if (
-        version != str(VERSION)
-        or metadata["crc32"] != _metadata_sum(text, stored.values())
-        or names != set(specs)
-        or any(_spec(stored[name]) != _real_spec(spec) for name, spec in specs.items())
-    ):
+    if metadata["crc32"] != _metadata_sum(text, stored.values()):
         raise ValueError(DAMAGED)
     return header, {
         name: _native(stored[name].reshape(-1).view(dtype).reshape(shape))
@@ -380,6 +429,12 @@ def _metadata_sum(text: bytes, arrays: Iterable[Array]) -> str:
 
 def _spec(array: Array) -> Spec:
     return Spec(array.shape, array.dtype.newbyteorder("<").str)
+
+
+def _library_spec(stored: Any) -> Spec:
+    """What the safetensors library says of an array that it has not read yet."""
+    dtype = stored.get_dtype()
+    return Spec(tuple(stored.get_shape()), {"F32": "<f4", "F64": "<f8"}.get(dtype, dtype))
 
 
 def _real_spec(spec: Spec) -> Spec:

@@ -263,6 +263,22 @@ def test_newer_version(tmp_path):
     )
 
 
+def test_versions_that_there_are_not(tmp_path):
+    content = {"header": {}, "arrays": []}
+    message = "damaged (found format version {}, expected 1)"
+    assert refused(tmp_path / "x", build(content, b"", version=0)) == message.format(0)
+    library = pytest.importorskip("safetensors.numpy")
+    text = json.dumps(content)
+    for version in ("0", "-1", "²", "", "01", " 1", "1.0", "9" * 5000):
+        metadata = {
+            "fastadam": text,
+            "version": version,
+            "crc32": _files._metadata_sum(text.encode(), []),
+        }
+        found = refused(tmp_path / "x.safetensors", library.save({}, metadata))
+        assert found == message.format(repr(version))
+
+
 def test_build_is_right(tmp_path):
     (tmp_path / "x").write_bytes(build({"header": {}, "arrays": [ENTRY]}))
     check_same(_files.read(tmp_path / "x")[1], {"a": np.zeros(4, np.float32)})
@@ -283,6 +299,41 @@ def test_hostile_arrays_without_elements(tmp_path, entries):
 @pytest.mark.parametrize("content", HOSTILE, ids=repr)
 def test_hostile_headers(tmp_path, content):
     assert refused(tmp_path / "x", build(content, b"")).startswith("damaged (")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "the header is null, expected an object"),
+        ({}, "header is missing, expected an object"),
+        ({"header": []}, "header is a list, expected an object"),
+        ({"header": {}}, "arrays is missing, expected a list"),
+        ({"header": {}, "arrays": [None]}, "arrays[0] is null, expected an object"),
+        (
+            {"header": {}, "arrays": [{"name": 1}]},
+            "arrays[0].name is a whole number, expected a string",
+        ),
+        (
+            {"header": {}, "arrays": [{**ENTRY, "shape": [True]}]},
+            "arrays[0].shape[0] is a boolean, expected a whole number",
+        ),
+        (
+            {"header": {}, "arrays": [{**ENTRY, "shape": [-1]}]},
+            "arrays[0].shape is [-1], expected at most 64 lengths from 0 to 2**63 - 1",
+        ),
+        (
+            {"header": {}, "arrays": [{**ENTRY, "dtype": "O"}]},
+            "arrays[0].dtype is 'O', expected one of <f4, <f8, <c8, <c16",
+        ),
+        ({"header": {}, "arrays": [{**ENTRY, "offset": 64}]}, "arrays[0].offset is 64, expected 0"),
+        (
+            {"header": {}, "arrays": [ENTRY, {**ENTRY, "offset": 64}]},
+            "arrays[1].name is 'a', as that of another array",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_header(tmp_path, content, message):
+    assert refused(tmp_path / "x", build(content, b"")) == f"damaged ({message})"
 
 
 def test_hostile_json(tmp_path):
@@ -637,7 +688,24 @@ def test_safetensors_that_contradict_themselves(tmp_path, entries):
         "crc32": _files._metadata_sum(text, arrays.values()),
     }
     content = library.save(arrays, metadata)
-    assert refused(tmp_path / "x.safetensors", content).startswith("damaged (")
+    assert refused(tmp_path / "x.safetensors", content) == (
+        "damaged (its arrays are not those that its metadata describe)"
+    )
+
+
+@pytest.mark.parametrize("kind", ["BF16", "F16", "F8_E4M3", "F64", "I32", "C64"])
+def test_safetensors_of_foreign_dtypes(tmp_path, kind):
+    """The library cannot make NumPy arrays of some of them."""
+    pytest.importorskip("safetensors")
+    size = {"BF16": 8, "F16": 8, "F8_E4M3": 4, "F64": 32, "I32": 16, "C64": 32}[kind]
+    text = json.dumps({"header": {}, "arrays": [ENTRY]})
+    metadata = {"fastadam": text, "version": "1", "crc32": "00000000"}
+    array = {"dtype": kind, "shape": [4], "data_offsets": [0, size]}
+    head = json.dumps({"__metadata__": metadata, "a": array}).encode()
+    content = struct.pack("<Q", len(head)) + head + bytes(size)
+    assert refused(tmp_path / "x.safetensors", content) == (
+        "damaged (its arrays are not those that its metadata describe)"
+    )
 
 
 def test_safetensors_has_a_reserved_name(tmp_path):
