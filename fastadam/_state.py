@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -172,6 +173,8 @@ def read_product(label: str, value: Any) -> float:
         product = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{label}: expected a number, found {value!r}") from None
+    except OverflowError:
+        product = math.inf
     if not 0.0 <= product <= 1.0:
         raise ValueError(f"{label}: expected a number from 0 to 1, found {product}")
     return product

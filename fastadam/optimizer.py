@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastadam import _backend, _hyper, _rows, _tree, checkpoint
+from fastadam import _backend, _checkpoint, _files, _hyper, _rows, _tree
 from fastadam._arrays import (
     PAUSED,
     READING,
@@ -431,23 +431,25 @@ class Optimizer:
         Parameters
         ----------
         path : str or path-like
-            A file in fastadam's own format (see `fastadam.checkpoint`), or, if the name ends
-            in ``.safetensors``, in that one. A file that is there is replaced at the end,
-            in one go: whatever happens before, it stays whole.
+            A file in fastadam's own format, or, if the name ends in ``.safetensors``, in
+            that one. A file that is there is replaced at the end, in one go: whatever
+            happens before, it stays whole.
 
         Raises
         ------
         OSError
             The file could not be written.
         TypeError
-            A param group holds a value that JSON has no form for.
+            A parameter has a key, or a param group a value, that JSON has no form for.
         ImportError
             The name ends in ``.safetensors``, and that package is not installed.
 
         Notes
         -----
         The parameters are not in it, nor are learning-rate functions, nor gradients from
-        `accumulate`.
+        `accumulate`. What the bytes of a file mean is written at the head of
+        ``fastadam/_files.py``, and what its header holds at the head of
+        ``fastadam/_checkpoint.py``.
 
         Examples
         --------
@@ -461,7 +463,9 @@ class Optimizer:
         >>> again.lr, again.state_dict()["state"][0]["step"]
         (0.1, 1)
         """
-        checkpoint.save(self, path)
+        with self._lock, self._reading():
+            self._batch.arrays.check_groups(self.param_groups)
+            _files.write(path, *_checkpoint.pack(self._saved(), type(self).__name__))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over what `save` wrote, of an optimizer of the same class on like parameters.
@@ -487,7 +491,11 @@ class Optimizer:
         --------
         See `save`.
         """
-        checkpoint.load(self, path)
+        header, arrays = _files.read(path)
+        with _files.naming(path), self._lock:
+            keys = [leaf.key for leaf in self._leaves]
+            saved = _checkpoint.unpack(header, arrays, type(self).__name__, keys, self.param_groups)
+            self._load(saved, adopt=True)
 
     def _add(self, groups: Sequence[Mapping[str, Any]], grouped: bool = False) -> None:
         """Check and add groups; what fails leaves the optimizer as it was."""

@@ -1,14 +1,19 @@
 """save and load: training goes on bit for bit; what does not fit changes nothing."""
 
 import copy
+import re
 import shutil
+import sys
+import threading
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from reference import bits
 
 import fastadam
-from fastadam import schedules
+from fastadam import _files, schedules
 
 MEMBERS = ["Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "SGD"]
 SUFFIXES = ["ckpt", "safetensors"]
@@ -87,6 +92,22 @@ def test_groups_lists_and_single_arrays(tmp_path):
         again = fastadam.Adam(copy.deepcopy(params))
         again.load(tmp_path / "x")
         assert snapshot(again) == snapshot(opt)
+
+
+def test_indices_stand_for_the_keys_of_a_dict(tmp_path):
+    one = fastadam.Adam([np.ones(2), np.ones(3)])
+    one.step([np.full(2, 2.0), np.full(3, 3.0)])
+    one.save(tmp_path / "x")
+    for keys in (("a", "b"), (7, 5), (True, 0.5), (("t",), b"b")):
+        params = dict(zip(keys, (np.ones(2), np.ones(3)), strict=True))
+        other = fastadam.Adam(params)
+        other.load(tmp_path / "x")
+        for got, want in zip(
+            other.state_dict()["state"].values(), one.state_dict()["state"].values(), strict=True
+        ):
+            assert {k: bits(v) if k != "step" else v for k, v in got.items()} == {
+                k: bits(v) if k != "step" else v for k, v in want.items()
+            }
 
 
 def test_schedules_stay_with_the_optimizer(tmp_path):
@@ -172,3 +193,233 @@ def test_what_cannot_be_saved(tmp_path):
     shutil.copy(path, tmp_path / "copy")
     opt.load(tmp_path / "copy")
     assert opt.state_dict()["state"][0]["step"] == 0
+
+
+def forge(path, change):
+    """Change the header and the arrays of a file that `save` wrote, and write it anew."""
+    header, stored = _files.read(path)
+    change(header, stored)
+    _files.write(path, header, stored)
+
+
+def move(old, new):
+    return lambda header, stored: stored.update({new: stored[old]})
+
+
+def put(*keys_and_value):
+    *keys, last, value = keys_and_value
+
+    def change(header, stored):
+        for key in keys:
+            header = header[key]
+        header[last] = value
+
+    return change
+
+
+def twice(header, stored):
+    header["state"][1]["key"] = header["state"][0]["key"]
+
+
+FORGED = {
+    "another spelling": (move("0.exp_avg", "00.exp_avg"), "array '00.exp_avg' belongs to none of"),
+    "a negative number": (move("0.exp_avg", "-3.exp_avg"), "array '-3.exp_avg' belongs to none of"),
+    "other digits": (move("0.exp_avg", "\u0660.exp_avg"), r"array '\u0660.exp_avg' belongs"),
+    "a great number": (move("0.exp_avg", f"{10**9}.exp_avg"), "belongs to none of the 3 entries"),
+    "no number": (move("0.exp_avg", "exp_avg"), "array 'exp_avg' belongs to none of"),
+    "no name": (move("0.exp_avg", "0"), r"has the keys \['', 'exp_avg'"),
+    "an array for a number": (move("0.exp_avg", "0.step"), r"state\[0\] has 'step' twice"),
+    "an array for a key": (move("0.exp_avg", "0.key"), r"has the keys \['exp_avg', .*'key'"),
+    "no optimizer": (lambda header, stored: header.pop("optimizer"), "optimizer is missing"),
+    "optimizer": (put("optimizer", None), "optimizer is null, expected a string"),
+    "no state": (lambda header, stored: header.pop("state"), "state is missing, expected a list"),
+    "state": (put("state", {}), "state is an object, expected a list"),
+    "entry": (put("state", 1, [["key", "0"]]), r"state\[1\] is a list, expected an object"),
+    "no key": (lambda header, stored: header["state"][2].pop("key"), r"state\[2\].key is missing"),
+    "key number": (put("state", 0, "key", 0), r"state\[0\].key is a whole number, expected a str"),
+    "key list": (put("state", 0, "key", ["0"]), r"state\[0\].key is a list, expected a string"),
+    "key null": (put("state", 0, "key", None), r"state\[0\].key is null, expected a string"),
+    "key twice": (twice, "state has the key 0 twice"),
+    "foreign key": (put("state", 0, "key", "\ud800"), "which has no parameter"),
+    "long key": (put("state", 0, "key", "9" * 5000), "which has no parameter"),
+    "groups": (put("param_groups", "ab"), "param_groups is a string, expected a list"),
+    "group": (put("param_groups", 0, None), r"param_groups\[0\] is null, expected an object"),
+    "no params": (
+        lambda header, stored: header["param_groups"][0].pop("params"),
+        r"param_groups\[0\].params is missing, expected a list",
+    ),
+    "params": (put("param_groups", 0, "params", "012"), "params is a string, expected a list"),
+    "params number": (
+        put("param_groups", 0, "params", ["0", 1, "2"]),
+        r"param_groups\[0\].params\[1\] is a whole number, expected a string",
+    ),
+    "params null": (put("param_groups", 0, "params", 2, None), r"params\[2\] is null, expected a"),
+    "lr": (put("param_groups", 0, "lr", None), "lr must be a real number"),
+    "lr of a function": (put("param_groups", 0, "lr", "<function>"), "saved with a function"),
+    "step": (put("state", 0, "step", 10**400), "expected a step count"),
+    "product": (put("state", 0, "mu_product", 10**400), "mu_product.*expected a number from 0"),
+}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("case", FORGED)
+def test_forged_headers(case, suffix, tmp_path):
+    pytest.importorskip("safetensors")
+    change, match = FORGED[case]
+    path = tmp_path / f"x.{suffix}"
+    opt = fastadam.NAdam([np.ones(2), np.ones(3), np.ones(4)])
+    opt.step([np.ones(2), np.ones(3), np.ones(4)])
+    opt.save(path)
+    forge(path, change)
+    opt.step([np.ones(2), np.ones(3), np.ones(4)])
+    before = snapshot(opt)
+    with pytest.raises((TypeError, ValueError, KeyError), match=match) as caught:
+        opt.load(path)
+    assert type(caught.value) in (TypeError, ValueError, KeyError)
+    assert caught.value.args[0].startswith(f"{path}: ")
+    assert snapshot(opt) == before
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_header_that_is_nested_deeply(suffix, tmp_path):
+    """At some depth JSON can just be read, and the state dict no longer be walked."""
+    pytest.importorskip("safetensors")
+    path = tmp_path / f"x.{suffix}"
+    opt = fastadam.Adam(np.ones(2))
+    opt.save(path)
+    opt.step(np.ones(2))
+    before, limit = snapshot(opt), sys.getrecursionlimit()
+    for depth in range(limit - 100, limit, 3):
+        betas = []
+        for _ in range(depth):
+            betas = [betas]
+        sys.setrecursionlimit(10 * limit)
+        try:
+            forge(path, put("param_groups", 0, "betas", betas))
+        finally:
+            sys.setrecursionlimit(limit)
+        with pytest.raises(ValueError, match=r"nested too deeply|betas must be two") as caught:
+            opt.load(path)
+        assert caught.value.args[0].startswith(f"{path}: ")
+    assert snapshot(opt) == before
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["0", "1", "'a'", "<function>", 10**400, 2**62]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+NAMES = st.text(max_size=8) | st.builds(
+    "{}.{}".format,
+    st.integers(-3, 3) | st.sampled_from(["00", "²", "1e0", 10**9]),
+    st.sampled_from(["exp_avg", "exp_avg_sq", "averaged_param", "step", "key", "", "a.b"]),
+)
+PYTHONS_OWN = re.compile(
+    "object is not|has no attribute|not subscriptable|unpack|out of range|invalid literal|argument"
+)
+
+
+def spoil(draw, header, stored):
+    """Change something somewhere in a header, or an array's name or shape."""
+    if draw(st.integers(0, 3)) == 0:
+        name = draw(st.sampled_from(sorted(stored)))
+        array = stored[name] if draw(st.booleans()) else stored.pop(name)
+        stored[draw(NAMES)] = draw(st.sampled_from([array, array.astype(np.complex64), np.ones(1)]))
+        return
+    place = header
+    while True:
+        keys = range(len(place)) if isinstance(place, list) else sorted(place)
+        if not keys:
+            return
+        key = draw(st.sampled_from(keys))
+        if not isinstance(place[key], list | dict) or draw(st.integers(0, 2)) == 0:
+            break
+        place = place[key]
+    change = draw(st.sampled_from(["replace", "delete", "repeat", "add"]))
+    if change == "replace":
+        place[key] = draw(JSON)
+    elif change == "delete":
+        del place[key]
+    elif isinstance(place, list):
+        place.append(place[key] if change == "repeat" else draw(JSON))
+    else:
+        place[draw(st.text(max_size=5))] = place[key] if change == "repeat" else draw(JSON)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_any_header_is_taken_or_refused_in_words(tmp_path, data):
+    member = data.draw(st.sampled_from(["Adam", "NAdam", "SGD"]))
+    path = tmp_path / data.draw(st.sampled_from(["x", "x.safetensors"]))
+
+    def make():
+        groups = [
+            {"params": {"a": np.ones(2), 1: np.ones(3, np.float32)}},
+            {"params": {"b": np.ones(())}, "lr": schedules.linear(0.1, 0.0, 9)},
+        ]
+        opt = getattr(fastadam, member)(groups, lr=0.1, ema_decay=0.5)
+        opt.step([{"a": np.ones(2), 1: np.ones(3, np.float32)}, {"b": np.ones(())}])
+        return opt
+
+    opt = make()
+    opt.save(path)
+    opt.step([{"a": np.ones(2), 1: None}, {"b": None}])
+    before = snapshot(opt)
+
+    def change(header, stored):
+        for _ in range(data.draw(st.integers(1, 3))):
+            spoil(data.draw, header, stored)
+
+    forge(path, change)
+    error = None
+    try:
+        opt.load(path)
+    except (TypeError, ValueError, KeyError) as caught:
+        error = caught
+    if error is not None:
+        assert type(error) in (TypeError, ValueError, KeyError)
+        assert error.args[0].startswith(f"{path}: ")
+        assert not PYTHONS_OWN.search(error.args[0])
+        assert snapshot(opt) == before
+    opt.step([{"a": np.ones(2), 1: None}, {"b": None}])
+
+
+class Key(str):
+    """A key that calls a function whenever somebody asks for its text."""
+
+    asked = staticmethod(lambda: None)
+
+    def __str__(self):
+        self.asked()
+        return super().__str__()
+
+
+def test_no_other_thread_steps_while_a_file_is_compared(tmp_path, monkeypatch):
+    opt = fastadam.SGD({Key("a"): np.zeros(1)}, lr=1.0)
+    opt.save(tmp_path / "x")
+    done, threads = [], []
+
+    def step():
+        opt.step({"a": np.ones(1)})
+        done.append(True)
+
+    def ask():
+        threads.append(threading.Thread(target=step))
+        threads[-1].start()
+        threads[-1].join(0.2)
+        assert not done
+
+    monkeypatch.setattr(Key, "asked", staticmethod(ask))
+    opt.load(tmp_path / "x")
+    for thread in threads:
+        thread.join()
+    assert len(done) == len(threads) == 1
