@@ -1,6 +1,6 @@
 """Checkpoint files: a JSON header and arrays, replaced as a whole and checked as a whole.
 
-The format, version 1, all numbers unsigned and little endian:
+This is version 1 of the format. All numbers are unsigned and little endian:
 
 =============  ================================================================================
 bytes          content
@@ -10,22 +10,25 @@ bytes          content
 4              length of the header, h
 8              length of the file
 4              CRC-32 of the header
-4              CRC-32 of the 28 bytes before; these first 32 bytes stay so in all versions
-h              the header: JSON in UTF-8, and spaces up to where 64 divides 32 + h
+4              CRC-32 of the 28 bytes before (all versions begin with 32 bytes of this layout)
+h              the header: JSON in UTF-8, and spaces so that 64 divides 32 + h
 ...            the arrays in C order, each followed by zeros up to a multiple of 64 bytes
 4 per block    CRC-32 of each 4 MiB of the arrays and zeros (the last block may be shorter)
 =============  ================================================================================
 
-The JSON is ``{"header": {...}, "arrays": [...]}``; each array, in the order of the file, has
-its ``name``, ``dtype`` (``<f4``, ``<f8``, ``<c8`` or ``<c16``), ``shape``, and ``offset`` from the
-end of the header. Numbers that are not finite are ``NaN``, ``Infinity`` and ``-Infinity``.
+The JSON is ``{"header": {...}, "arrays": [...]}``. What an optimizer puts into ``header`` is
+described in `_checkpoint`. ``arrays`` has an object for each array, in the order of the file,
+with its ``name``, ``dtype`` (``<f4``, ``<f8``, ``<c8`` or ``<c16``), ``shape``, and ``offset`` in
+bytes from the end of the header. Numbers that are not finite are written as ``NaN``,
+``Infinity`` and ``-Infinity``.
 
-In a safetensors file the metadata hold the same JSON (``fastadam``), the ``version`` and, as
-``crc32`` in hexadecimal, the CRC-32 of the JSON followed by the CRC-32 of each block as above.
-Complex arrays are real there with another axis of 2: that format lacks complex128.
+In a safetensors file the metadata hold the same JSON under ``fastadam``, the version of the
+format under ``version``, and a checksum under ``crc32``: the CRC-32, in hexadecimal, of the JSON
+followed by the CRC-32 of each 4 MiB as above. A complex array is stored there as a real one with
+another axis of 2 at its end, since that format lacks complex128.
 
-A save that is killed leaves ``.fastadam-*.tmp`` (of the safetensors library: ``.tmp*``) beside
-the file. Nothing ever reads those; they may be deleted.
+A save that is killed leaves a file ``.fastadam-*.tmp`` (if the safetensors library was writing,
+``.tmp*``) beside the one that it was to replace. Nothing ever reads it; it may be deleted.
 """
 
 from __future__ import annotations
@@ -57,11 +60,12 @@ PREFIX = struct.Struct("<8sIIQII")
 BLOCK = 1 << 22
 ALIGNMENT = 64
 DTYPES = ("<f4", "<f8", "<c8", "<c16")
-# A cached file is read at 6 GB/s. CRC-32 runs at 3.5 GB/s in each thread, SHA-256 (in hardware)
-# at 1.5, BLAKE2b at 0.6.
+# Checksums would be slower than the file if one thread computed them: a cached file is read at
+# 6 GB/s, and CRC-32 runs at 3.5 GB/s in each thread (SHA-256, in hardware, at 1.5, BLAKE2b at 0.6).
 THREADS = 4
 DAMAGED = "damaged (checksum differs)"
-ABSENT = object()
+ABSENT = object()  # what `expect` is given in place of a value that is not there
+# What messages call the types of values that come from JSON.
 KINDS = {
     dict: "an object",
     list: "a list",
@@ -75,6 +79,8 @@ KINDS = {
 
 
 class Spec(NamedTuple):
+    """How an array is stored, its elements in C order and little endian."""
+
     shape: tuple[int, ...]
     dtype: str
 
@@ -150,7 +156,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def expect(label: str, value: Any, kind: type) -> Any:
-    """A value from a file's JSON, if it is of the kind expected; `ABSENT` is of none."""
+    """A value from a file's JSON, if its type is the expected one, else a ValueError.
+
+    `label` says in the message which value it is.
+    """
     if type(value) is not kind:
         raise ValueError(f"damaged ({label} is {KINDS[type(value)]}, expected {KINDS[kind]})")
     return value
@@ -181,7 +190,7 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
             raise ValueError(f"damaged (its arrays need {total} bytes, which is not what it has)")
         try:
             arrays = {name: np.empty(*spec) for name, spec in specs.items()}
-        except ValueError as error:  # no elements, but too many along one axis
+        except ValueError as error:  # an array without elements that is too long in one axis
             raise ValueError(f"damaged ({error})") from None
         # What a file that shrinks meanwhile leaves unread, the checksums find.
         if _stream(file.readinto, arrays.values()) != file.read():
@@ -190,6 +199,7 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def _describe(header: dict[str, Any], arrays: Mapping[str, Array]) -> bytes:
+    """A file's JSON; `_parse` reads it."""
     entries, offset = [], 0
     for name, array in arrays.items():
         spec = _spec(array)
@@ -201,7 +211,10 @@ def _describe(header: dict[str, Any], arrays: Mapping[str, Array]) -> bytes:
 
 
 def _parse(text: bytes) -> tuple[dict[str, Any], dict[str, Spec], int]:
-    """The user's header, what arrays there are, and how many bytes they take."""
+    """Check a file's JSON; return the user's header, the arrays' specs and their size in bytes.
+
+    The size includes the zeros that follow each array.
+    """
     try:
         content = json.loads(text.decode())
     except ValueError as error:
@@ -252,10 +265,12 @@ def _truncated(found: int, expected: object) -> str:
 
 
 def _padded(n_bytes: int) -> int:
+    """How many bytes an array takes with the zeros that follow it."""
     return n_bytes + -n_bytes % ALIGNMENT
 
 
 def _table_size(total: int) -> int:
+    """How many bytes the checksums of so many bytes of arrays take."""
     return 4 * -(-total // BLOCK)
 
 
@@ -302,7 +317,7 @@ def _submit(
 
 
 def _blocks(arrays: Iterable[Array]) -> Iterator[list[memoryview]]:
-    """The arrays' memory and what pads it, cut into blocks of BLOCK bytes."""
+    """The arrays' memory, each with the zeros that follow it, cut into blocks of BLOCK bytes."""
     block: list[memoryview] = []
     room = BLOCK
     for array in arrays:
@@ -329,7 +344,10 @@ def _checksum(block: list[memoryview]) -> int:
 
 @contextlib.contextmanager
 def _replacing(path: str) -> Iterator[str]:
-    """A new file to write; it then takes the place of that at `path`, in one moment."""
+    """The name of a new file to write, which then takes the place of the old one at once.
+
+    If writing fails, the new file is deleted, and the old one stays.
+    """
     target = os.path.realpath(path)
     directory = os.path.dirname(target)
     temporary = os.path.join(directory, f".fastadam-{secrets.token_hex(8)}.tmp")
@@ -355,7 +373,10 @@ def _replacing(path: str) -> Iterator[str]:
 
 
 def _mode(target: str) -> int | None:
-    """The permissions of a file that may be written over; None if there is no file."""
+    """The permissions of a file, once it is found to be one that may be written over.
+
+    None if there is no file yet.
+    """
     try:
         with open(target, "r+b", buffering=0) as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -397,7 +418,7 @@ def _write_safetensors(path: str, text: bytes, arrays: Mapping[str, Array]) -> N
 
 def _read_safetensors(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
     library = _safetensors()
-    open(path, "rb").close()  # for the errors of a plain open()
+    open(path, "rb").close()  # so that errors such as FileNotFoundError are those of open()
     try:
         with library.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
@@ -424,6 +445,7 @@ def _read_safetensors(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def _metadata_sum(text: bytes, arrays: Iterable[Array]) -> str:
+    """The checksum that stands in a safetensors file's metadata."""
     return f"{zlib.crc32(_stream(lambda piece: None, arrays), zlib.crc32(text)):08x}"
 
 
@@ -438,12 +460,13 @@ def _library_spec(stored: Any) -> Spec:
 
 
 def _real_spec(spec: Spec) -> Spec:
-    """Of the array with another axis for real and imaginary parts, if they are complex."""
+    """The spec that a safetensors file stores: of a complex array, with an axis for its parts."""
     real = {"<c8": "<f4", "<c16": "<f8"}
     return Spec((*spec.shape, 2), real[spec.dtype]) if spec.dtype in real else spec
 
 
 def _real(array: Array) -> Array:
+    """The array as a safetensors file stores it; it shares its memory."""
     shape, dtype = _real_spec(_spec(array))
     return array.reshape(-1).view(dtype).reshape(shape)
 

@@ -16,6 +16,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fastadam import _files
 
@@ -346,6 +348,60 @@ def test_hostile_json(tmp_path):
         '{"header": {}, "arrays": []}'.encode("utf-16"),
     ):
         assert refused(tmp_path / "x", build(text, b"")).startswith("damaged (")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+
+
+@st.composite
+def contents(draw):
+    """The JSON of a file and its arrays' bytes; in half of them something does not fit."""
+    entries, n_bytes = [], 0
+    for name in draw(st.lists(st.sampled_from("abc"), unique=True)):
+        dtype = draw(st.sampled_from(_files.DTYPES))
+        shape = draw(st.lists(st.integers(0, 9), max_size=3))
+        entries.append({"name": name, "dtype": dtype, "shape": shape, "offset": n_bytes})
+        n_bytes += math.prod(shape) * np.dtype(dtype).itemsize
+        n_bytes += -n_bytes % 64
+    content = {"header": draw(st.dictionaries(st.text(), JSON)), "arrays": entries}
+    if draw(st.booleans()):
+        place = draw(st.sampled_from([content, *entries]))
+        key = draw(st.sampled_from(sorted(place)))
+        if draw(st.booleans()):
+            del place[key]
+        else:
+            values = ["c", "<f4", [], [1], [0, 2**62, 2**62], 0, 64, 64.0, True]
+            place[key] = draw(st.sampled_from(values) | JSON)
+    return content, (bytes(range(256)) * (n_bytes // 256 + 1))[:n_bytes]
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(contents())
+def test_any_json_is_taken_or_refused(tmp_path, content_and_data):
+    """Where the checksums are right; what is taken is what the JSON says."""
+    content, data = content_and_data
+    path = tmp_path / "x"
+    path.write_bytes(build(content, data))
+    try:
+        header, arrays = _files.read(path)
+    except ValueError:
+        message = refused(path, path.read_bytes())
+        assert message.startswith("damaged (")
+        assert "object is not" not in message
+        return
+    assert json.dumps(header) == json.dumps(content["header"])
+    for entry, (name, array) in zip(content["arrays"], arrays.items(), strict=True):
+        assert name == entry["name"]
+        assert (array.shape, array.dtype) == (tuple(entry["shape"]), np.dtype(entry["dtype"]))
+        assert array.tobytes() == data[entry["offset"] :][: array.nbytes]
 
 
 def test_hostile_lengths(tmp_path):
