@@ -15,10 +15,10 @@
    d is: when the last bit of g*g is lost to underflow, below 2^-102 and 2^-970. The limits are
    2^12 times that, so that d is hardly ever subnormal, which some CPUs are slow at.
 
-   AVX2 has no function for float64: there is no such estimate, and steps from that of float32
-   take four lanes longer than the divider does. NEON has none at all: its estimate has 8 bits,
-   so two steps for float32 and three for float64 would come before the last, on four and two
-   lanes. On paper that gains nothing over fsqrt; it was not tried. */
+   AVX2 has no function for float64, since it has no estimate: steps from an integer trick were
+   slower for its four lanes than the divider. NEON has none at all: its estimate has 8 bits, so
+   float32 would take two steps before the last one and float64 three, for four and two lanes;
+   on paper that gains nothing over fsqrt, and it was not tried. */
 #ifndef FASTADAM_ROOT_H
 #define FASTADAM_ROOT_H
 
@@ -44,8 +44,8 @@ ROOT_INLINE __m512d root_float64x8_end(__m512d x, __m512d h)
     return _mm512_fmadd_pd(h, d, g);
 }
 
-/* From y = (1 + e) / sqrt(x) with |e| <= 2^-14. The first step changes h alone: if g is
-   carried along instead of being made anew, 1 + 2^-52 fails for some of these y. */
+/* From y = (1 + e) / sqrt(x) with |e| <= 2^-14. The first step changes h alone: with g carried
+   along, too, 1 + 2^-52 comes out wrong from one in 30,000 of these y. */
 ROOT_INLINE __m512d root_float64x8_from(__m512d x, __m512d y)
 {
     const __mmask8 nonzero = _mm512_cmp_pd_mask(x, _mm512_setzero_pd(), _CMP_NEQ_UQ);
@@ -88,8 +88,9 @@ ROOT_INLINE __m512 root_float32x16(__m512 x)
 
 #if defined(__AVX2__) && defined(__FMA__)
 
-/* From y = (1 + e) / sqrt(x) with |e| <= 1.5 * 2^-12: all that is promised of rsqrtps,
-   whose bits differ between makers. */
+/* From y = (1 + e) / sqrt(x) with |e| <= 1.5 * 2^-12: all that makers promise of rsqrtps,
+   whose bits differ between them. Here, too, g is made anew: carried along, the float before
+   4 comes out wrong. */
 ROOT_INLINE __m256 root_float32x8_from(__m256 x, __m256 y)
 {
     const __m256i most = _mm256_castps_si256(_mm256_set1_ps(0x1p44f));
