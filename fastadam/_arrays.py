@@ -97,11 +97,10 @@ class Arrays:
                 options=rule.options,
                 float32=any(slots[i].param.real.dtype == np.float32 for i in group),
                 params=tuple(params[i] for i in group),
-                lacking=frozenset(
+                lacking=tuple(
                     rule.asked[name]
-                    for i in group
-                    for name, array in zip(rule.states, slots[i].state, strict=True)
-                    if array is None
+                    for k, name in enumerate(rule.states)
+                    if any(slots[i].state[k] is None for i in group)
                 ),
                 ema_decay=ema_decay or 0.0,
             )

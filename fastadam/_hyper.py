@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,27 +18,17 @@ Schedule: TypeAlias = Callable[[int], float]
 Group: TypeAlias = dict[str, Any]
 
 FLOAT32_MAX, FLOAT64_MAX = (float(np.finfo(dtype).max) for dtype in (np.float32, np.float64))
+#: Types of numbers that never change.
+FIXED = {float, int, bool} | {
+    kind for kind in np.sctypeDict.values() if issubclass(kind, np.floating | np.integer | np.bool_)
+}
 
 
-class Hyper(NamedTuple):
-    """One group's hyper-parameters, checked; a rule uses some of them."""
+class Hyper(SimpleNamespace):
+    """One group's hyper-parameters, checked, under the names that the rules use.
 
-    lr: float | Schedule
-    beta1: float = 0.0
-    beta2: float = 0.0
-    eps: float = 0.0
-    weight_decay: float = 0.0
-    alpha: float = 0.0
-    momentum: float = 0.0
-    dampening: float = 0.0
-    momentum_decay: float = 0.0
-    ema_decay: float = 0.0
-    amsgrad: bool = False
-    maximize: bool = False
-    decoupled_weight_decay: bool = False
-    epsilon_hat: bool = False
-    nesterov: bool = False
-    centered: bool = False
+    Those that the group's rule does not have are zero.
+    """
 
 
 class Clip(NamedTuple):
@@ -48,31 +40,38 @@ class Clip(NamedTuple):
 
 
 class Traits(NamedTuple):
-    """What a group's arrays ask of its hyper-parameters."""
+    """What must be known of a group's rule and arrays to check its hyper-parameters."""
 
-    options: tuple[str, ...]  # the hyper-parameters that there are
-    float32: bool  # some are float32 or complex64, to which numbers will be rounded
-    params: tuple[Any, ...]  # the arrays themselves
+    options: tuple[str, ...]  # the hyper-parameters that the rule has
+    float32: bool  # whether an array is float32 or complex64: numbers are rounded to that
+    #: The arrays that a param group of a user must have; None for a group that is no user's.
+    params: tuple[Any, ...] | None = None
     #: Options that need an array of state which was not made.
-    lacking: frozenset[str] = frozenset()
+    lacking: tuple[str, ...] = ()
     ema_decay: float = 0.0
 
 
-def check_group(group: Group, traits: Traits) -> Hyper:
-    """Check a group and store its values in it as plain Python numbers.
+def check_group(group: Mapping[str, Any], traits: Traits) -> Hyper:
+    """Check a param group: its options, and that it still has its arrays."""
+    hyper = check_options(group, traits)
+    check_params(group, traits)
+    return hyper
 
-    Plain numbers cannot change behind a group's back, so the compiled backend
-    need not look at them again until one is replaced.
-    """
-    missing = [key for key in traits.options if key not in group]
-    if missing:
-        raise KeyError(f"a param group lacks {missing[0]!r}")
-    values = {key: _CHECKS[key](key, group[key], traits) for key in traits.options}
-    for key in traits.lacking:
-        if values[key]:
-            raise ValueError(f"{key} was switched on after the optimizer was made without it")
-    if values.get("nesterov") and (values["momentum"] == 0 or values["dampening"] != 0):
-        raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+def check_options(group: Mapping[str, Any], traits: Traits) -> Hyper:
+    """Check a group's options, and give the numbers that its arrays are stepped with."""
+    values = checked(group, traits)
+    for name, fields in FIELDS.items():
+        if name in values:
+            value = values.pop(name)
+            values.update(zip(fields, value if len(fields) > 1 else (value,), strict=True))
+    return Hyper(**{**ABSENT, **values, "ema_decay": traits.ema_decay})
+
+
+def check_params(group: Mapping[str, Any], traits: Traits) -> None:
+    """Check that the user did not put other arrays into a group, or another group in its place."""
+    if traits.params is None:
+        return
     params = group.get("params", ())
     if len(params) != len(traits.params) or any(
         p is not q for p, q in zip(params, traits.params, strict=True)
@@ -81,19 +80,60 @@ def check_group(group: Group, traits: Traits) -> Hyper:
             "a param group's 'params' were replaced or groups were reordered; "
             "use add_param_group, or make a new optimizer"
         )
+
+
+def checked(group: Mapping[str, Any], traits: Traits) -> Group:
+    """A group's options as plain Python numbers, or an error.
+
+    They are not stored in the group: whoever sets one meanwhile, such as another thread or a
+    signal handler, would lose it.
+    """
+    missing = [key for key in traits.options if key not in group]
+    if missing:
+        raise KeyError(f"a param group lacks {missing[0]!r}")
+    values = {key: OPTIONS[key](key, group[key], traits) for key in traits.options}
+    for key in traits.lacking:
+        if values[key]:
+            raise ValueError(f"{key} was switched on after the optimizer was made without it")
+    for key, check in CONDITIONS.items():
+        if key in values:
+            check(values)
     if traits.float32 and np.float32(traits.ema_decay) == 1:
         raise ValueError(f"Invalid ema_decay value: {traits.ema_decay} is 1 in float32")
-    group.update(values, params=traits.params)
-    if "betas" in values:
-        values["beta1"], values["beta2"] = values.pop("betas")
-    return Hyper(**values, ema_decay=traits.ema_decay)
+    return values
 
 
-def are_fixed(values: Sequence[Any]) -> bool:
+def plain(group: Mapping[str, Any], traits: Traits) -> Group:
+    """A group as users and files are shown it: its options as plain numbers.
+
+    An option that the next step will refuse stays as it is.
+    """
+    shown = dict(group)
+    for key in traits.options:
+        with suppress(Exception):  # whatever a user's object raises when it is to be a number
+            shown[key] = OPTIONS[key](key, group[key], traits)
+    return shown
+
+
+def are_fixed(values: Iterable[Any]) -> bool:
     """Whether the same objects will always mean the same hyper-parameters."""
     return all(
-        type(value) in (float, int, bool) or (type(value) is tuple and are_fixed(value))
-        for value in values
+        type(value) in FIXED or (type(value) is tuple and are_fixed(value)) for value in values
+    )
+
+
+def is_fixed(group: Mapping[str, Any], traits: Traits) -> bool:
+    """Whether a group that has the same objects again needs no check.
+
+    A subclass of dict may compute what it gives, and lists and arrays can be changed in place.
+    A learning rate that is a function is called at every step anyway.
+    """
+    return (
+        type(group) is dict
+        and (traits.params is None or type(group.get("params")) is tuple)
+        and are_fixed(
+            group[key] for key in traits.options if key != "lr" or not callable(group[key])
+        )
     )
 
 
@@ -115,14 +155,15 @@ def lr_now(hyper: Hyper, finished: int, traits: Traits) -> float:
     if callable(hyper.lr):
         source = f", returned by the function lr({finished})"
         return check_lr(hyper.lr(finished), traits, source)
-    return hyper.lr
+    lr: float = hyper.lr
+    return lr
 
 
 def check_ema_decay(value: Any) -> float | None:
     """Check the decay of the parameters' moving average; None for no average."""
     if value is None:
         return None
-    decay = _real("ema_decay", value)
+    decay = real("ema_decay", value)
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"Invalid ema_decay value: {decay}")
     return decay
@@ -130,10 +171,10 @@ def check_ema_decay(value: Any) -> float | None:
 
 def check_clip(max_grad_norm: Any, skip_nonfinite: Any) -> Clip:
     """Check the options of the gradients' norm."""
-    skip = _flag("skip_nonfinite", skip_nonfinite)
+    skip = flag("skip_nonfinite", skip_nonfinite)
     if max_grad_norm is None:
         return Clip(math.inf, skip, skip)
-    limit = _real("max_grad_norm", max_grad_norm)
+    limit = real("max_grad_norm", max_grad_norm)
     if math.isnan(limit) or limit <= 0.0:
         raise ValueError(f"Invalid max_grad_norm value: {limit}")
     return Clip(limit, skip, True)
@@ -141,7 +182,7 @@ def check_clip(max_grad_norm: Any, skip_nonfinite: Any) -> Clip:
 
 def check_loss_scale(value: Any, traits: Sequence[Traits]) -> float:
     """Check the factor by which the loss was multiplied: gradients are divided by it."""
-    scale = _real("loss_scale", value)
+    scale = real("loss_scale", value)
     largest = FLOAT32_MAX if any(t.float32 for t in traits) else FLOAT64_MAX
     if not 1 / largest <= scale <= largest:
         raise ValueError(f"Invalid loss_scale: {scale}")
@@ -161,7 +202,7 @@ def _betas(key: str, value: Any, traits: Traits) -> tuple[float, float]:
 
 
 def _beta(index: int, value: Any, traits: Traits) -> float:
-    beta = _real(f"betas[{index}]", value)
+    beta = real(f"betas[{index}]", value)
     if not 0.0 <= beta < 1.0:
         raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
     if traits.float32 and np.float32(beta) == 1:
@@ -171,7 +212,7 @@ def _beta(index: int, value: Any, traits: Traits) -> float:
 
 def _number(key: str, value: Any, traits: Traits) -> float:
     """Not negative, as in torch.optim, and not infinite."""
-    number = _real(key, value)
+    number = real(key, value)
     if not 0.0 <= number < _largest(traits):
         raise ValueError(f"Invalid {'epsilon' if key == 'eps' else key} value: {number}")
     return number
@@ -190,7 +231,7 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _real(name: str, value: Any) -> float:
+def real(name: str, value: Any) -> float:
     if not _is_real(value):
         raise TypeError(f"{name} must be a real number, found {type(value).__name__}")
     return _to_float(value)
@@ -203,20 +244,40 @@ def _to_float(value: Any) -> float:
         return math.inf
 
 
-def _flag(key: str, value: Any, traits: Traits | None = None) -> bool:
+def flag(name: str, value: Any, traits: Traits | None = None) -> bool:
+    """Check a switch."""
     if value is not True and value is not False and not isinstance(value, np.bool_):
-        raise TypeError(f"{key} must be True or False, found {value!r}")
+        raise TypeError(f"{name} must be True or False, found {value!r}")
     return bool(value)
 
 
-_CHECKS: dict[str, Callable[[str, Any, Traits], Any]] = {
+def _check_nesterov(values: Group) -> None:
+    if values["nesterov"] and (values["momentum"] == 0 or values["dampening"] != 0):
+        raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+
+#: All hyper-parameters: how each is checked, by itself, and becomes a plain number.
+OPTIONS: dict[str, Callable[[str, Any, Traits], Any]] = {
     "lr": _lr,
     "betas": _betas,
-    **dict.fromkeys(
-        ("eps", "weight_decay", "alpha", "momentum", "dampening", "momentum_decay"), _number
-    ),
-    **dict.fromkeys(
-        ("amsgrad", "maximize", "decoupled_weight_decay", "epsilon_hat", "nesterov", "centered"),
-        _flag,
-    ),
+    "eps": _number,
+    "weight_decay": _number,
+    "alpha": _number,
+    "momentum": _number,
+    "dampening": _number,
+    "momentum_decay": _number,
+    "amsgrad": flag,
+    "maximize": flag,
+    "decoupled_weight_decay": flag,
+    "epsilon_hat": flag,
+    "nesterov": flag,
+    "centered": flag,
 }
+#: What some ask of the others, in the same group.
+CONDITIONS: dict[str, Callable[[Group], None]] = {"nesterov": _check_nesterov}
+#: What rules call those that they know under another name, or in parts.
+FIELDS = {"betas": ("beta1", "beta2")}
+#: All that a rule may ask for, as it is where a group has no such option.
+ABSENT = dict.fromkeys(
+    [field for name in OPTIONS for field in FIELDS.get(name, (name,))] + ["ema_decay"], 0
+)

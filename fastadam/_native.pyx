@@ -547,13 +547,19 @@ cdef class Batch:
             if i == self.n_groups:
                 self.arrays.check_groups(groups)
             c_group = &self.c_groups[i]
-            if not has_items(group, self.seen[i]):
-                hyper = _hyper.check_group(group, self.arrays.traits[i])
-                self.seen[i] = items_of(group)
+            if type(group) is not dict or not self.seen[i] or not has_items(group, self.seen[i]):
+                # What is remembered is what was checked: the group may get new values meanwhile.
+                if type(group) is dict:
+                    group = (<dict>group).copy()
+                traits = self.arrays.traits[i]
+                hyper = _hyper.check_group(group, traits)
+                self.seen[i] = []
                 self.scheduled[i] = hyper if callable(hyper.lr) else None
                 fill(c_group, hyper)
                 if fa_states_kept(self.batch.rule, c_group) & ~self.kept[i]:
                     raise RuntimeError(f"{self.arrays.rule.name}: C and NumPy keep other states")
+                if _hyper.is_fixed(group, traits):
+                    self.seen[i] = items_of(group)
         for i, hyper in enumerate(self.scheduled):
             if hyper is not None:
                 self.c_groups[i].lr = _hyper.lr_now(hyper, self.finished, self.arrays.traits[i])

@@ -87,7 +87,9 @@ def _check_dict(label: str, value: Any, keys: tuple[str, ...] = ()) -> None:
 
 def _plain(value: Any) -> Any:
     """A number from torch's 0-d tensors, which lr and betas may be; anything else as it is."""
-    if isinstance(value, tuple | list):
+    if isinstance(value, list):
+        return list(map(_plain, value))
+    if isinstance(value, tuple):
         return tuple(map(_plain, value))
     return value.item() if getattr(value, "ndim", None) == 0 else value
 

@@ -54,7 +54,7 @@ class Adam(Optimizer):
     ----------
     param_groups : list of dict
         As in torch.optim. Edit ``"lr"`` and the others between steps; they are
-        stored as plain numbers and checked at the next step.
+        checked at the next step.
 
     Raises
     ------

@@ -57,7 +57,7 @@ class Optimizer:
         ema_decay: float | None,
     ) -> None:
         self.defaults = options
-        _hyper.check_group({**options, "params": ()}, _hyper.Traits(self._rule.options, False, ()))
+        _hyper.check_options(options, _hyper.Traits(self._rule.options, float32=False))
         self._clip = _hyper.check_clip(max_grad_norm, skip_nonfinite)
         self._ema_decay = _hyper.check_ema_decay(ema_decay)
         self.param_groups = []
@@ -375,12 +375,14 @@ class Optimizer:
             keys[leaf.group].append(leaf.key)
         groups = [
             {
-                **{key: value for key, value in group.items() if key != "params"},
+                **{k: v for k, v in _hyper.plain(group, traits).items() if k != "params"},
                 "finished_steps": counts.finished,
                 "skipped_steps": counts.skipped,
                 "params": keys[i],
             }
-            for i, group in enumerate(self.param_groups)
+            for i, (group, traits) in enumerate(
+                zip(self.param_groups, self._batch.arrays.traits, strict=False)
+            )
         ]
         return {"state": state, "param_groups": groups}
 
@@ -419,7 +421,8 @@ class Optimizer:
             for group in loaded.groups:
                 group.update(self._fixed)
             arrays = self._arrange(self._specs, self._leaves, loaded.slots, self._grouped)
-            arrays.check_groups(loaded.groups)
+            for group, traits in zip(loaded.groups, arrays.traits, strict=True):
+                group.update(_hyper.checked(group, traits))
             self._replace(self._backend.Batch(arrays, loaded.counts, self._lock, self._clip))
             self._slots = loaded.slots
             for group, new in zip(self.param_groups, loaded.groups, strict=True):
@@ -527,6 +530,8 @@ class Optimizer:
             slots.append(self._new_slot(leaf, param_groups[leaf.group]))
         laid = self._arrange(specs, leaves, slots, grouped)
         laid.check_groups(param_groups)
+        for i in range(len(self.param_groups), len(param_groups)):
+            param_groups[i].update(_hyper.checked(param_groups[i], laid.traits[i]))
         counts = self._counts() if old else Counts([], [])
         counts.steps.extend([0] * (len(leaves) - old))
         counts.mu_products.extend([1.0] * (len(leaves) - old))
@@ -624,7 +629,8 @@ class Optimizer:
         self._batch = self._backend.Batch(arrays, counts, self._lock, self._clip)
 
     def __repr__(self) -> str:
-        options = {k: v for k, v in self.param_groups[0].items() if k != "params"}
+        group = _hyper.plain(self.param_groups[0], self._batch.arrays.traits[0])
+        options = {k: v for k, v in group.items() if k != "params"}
         text = ", ".join(f"{key}={value!r}" for key, value in options.items())
         more = f", {len(self.param_groups)} groups" if len(self.param_groups) > 1 else ""
         return f"{type(self).__name__}({len(self._leaves)} arrays{more}, {text})"

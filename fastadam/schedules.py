@@ -179,7 +179,7 @@ def exponential_decay(
         start=_number("start", start),
         rate=_number("rate", rate, positive=True),
         steps=_count("steps", steps),
-        staircase=_hyper._flag("staircase", staircase),
+        staircase=_hyper.flag("staircase", staircase),
         end=None if end is None else _number("end", end),
     )
 
@@ -633,7 +633,7 @@ def _between(start: float, end: float, left: float) -> float:
 
 
 def _number(name: str, value: Any, *, positive: bool = False, below: float = math.inf) -> float:
-    number = _hyper._real(name, value)
+    number = _hyper.real(name, value)
     if not 0.0 <= number < below or (positive and number == 0.0):
         least = "above" if positive else "at least"
         raise ValueError(f"{name} must be {least} 0 and below {below}, found {number}")

@@ -1,0 +1,109 @@
+"""Options of param groups: followed, checked, shown."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastadam
+
+
+class TestOptions:
+    def test_set_while_they_are_checked_are_not_lost(self):
+        """As another thread or a signal handler may."""
+
+        class Number(float):
+            def __float__(self):
+                opt.param_groups[0]["lr"] = 0.25
+                return 0.0
+
+        p = np.zeros(1)
+        opt = fastadam.SGD(p, lr=1.0)
+        opt.param_groups[0]["weight_decay"] = Number()
+        opt.step(np.ones(1))
+        assert (p.item(), opt.lr) == (-1.0, 0.25)
+        opt.step(np.ones(1))
+        assert p == -1.25
+
+    def test_that_change_in_place_are_followed(self):
+        lr, betas = np.array(0.5), [0.5, 0.5]
+        p, q = np.zeros(2), np.zeros(2)
+        opt, other = fastadam.Adam(p), fastadam.Adam(q)
+        opt.param_groups[0].update(lr=lr, betas=betas)
+        for value, beta in ((0.5, 0.5), (0.25, 0.75), (0.125, np.float32(0.25))):
+            lr[...], betas[1] = value, beta
+            other.param_groups[0].update(lr=value, betas=(0.5, float(beta)))
+            for optimizer in (opt, other):
+                optimizer.step(np.array([1.0, -2.0]))
+            assert (p == q).all()
+        assert opt.param_groups[0]["lr"] is lr
+        assert opt.param_groups[0]["betas"] is betas
+
+    def test_are_shown_as_plain_numbers(self, tmp_path):
+        opt = fastadam.Adam(np.zeros(2))
+        opt.param_groups[0].update(lr=np.array(0.5), betas=[np.float32(0.5), 0], eps=np.float64(1))
+        saved = opt.state_dict()["param_groups"][0]
+        assert repr([saved[k] for k in ("lr", "betas", "eps")]) == "[0.5, (0.5, 0.0), 1.0]"
+        assert repr(opt).startswith("Adam(1 arrays, lr=0.5, betas=(0.5, 0.0), eps=1.0,")
+        opt.save(tmp_path / "x")
+        opt.load(tmp_path / "x")
+        assert opt.param_groups[0]["betas"] == (0.5, 0.0)
+        opt.param_groups[0]["lr"] = "fast"  # what a step refuses is shown as it is
+        assert opt.state_dict()["param_groups"][0]["lr"] == "fast"
+
+    def test_of_a_dict_that_computes_them(self):
+        class Growing(dict):
+            def __getitem__(self, key):
+                if key == "lr":
+                    asked.append(key)
+                    return 10.0 ** len(asked)
+                return super().__getitem__(key)
+
+        p, asked = np.zeros(1), []
+        opt = fastadam.SGD(p, lr=1.0)
+        opt.step(np.ones(1))
+        opt.param_groups[0] = Growing(opt.param_groups[0])
+        for total in (-11, -111, -1111):
+            opt.step(np.ones(1))
+            assert p == total
+
+    def test_are_missed(self):
+        p = np.ones(1)
+        opt = fastadam.SGD(p, lr=1.0, momentum=0.5)
+        for _ in range(2):
+            group = dict(opt.param_groups[0])
+            opt.param_groups[0].clear()
+            with pytest.raises(KeyError, match="a param group lacks 'lr'"):
+                opt.step(np.ones(1))
+            opt.param_groups[0].update(group)
+            opt.load_state_dict(opt.state_dict())
+        assert p == 1
+
+    def test_that_are_lists_stay_lists(self):
+        opt = fastadam.SGD(np.ones(1))
+        opt.param_groups[0].update(milestones=[10, [20, np.array(30)]], size=(1, 2))
+        opt.load_state_dict(opt.state_dict())
+        assert opt.param_groups[0]["milestones"] == [10, [20, 30]]
+        assert opt.param_groups[0]["size"] == (1, 2)
+
+
+def test_errors_do_not_depend_on_the_hash_seed(backend):
+    if backend != "numpy":  # the processes choose their own
+        return
+    code = """
+import numpy as np, fastadam
+opt = fastadam.RMSprop(np.ones(1))
+opt.param_groups[0].update(momentum=0.5, centered=True)
+try:
+    opt.step(np.ones(1))
+except ValueError as error:
+    print(error)
+"""
+    for seed in range(5):
+        result = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert result.stdout.startswith("momentum was switched on"), result.stderr
