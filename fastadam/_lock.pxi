@@ -1,98 +1,140 @@
 # The lock of an optimizer; a part of _native.pyx.
 
-cdef int64_t forks = 0  # between this process and the one that was started
+#: For each fork on the way from the first process to this one, the thread that went on.
+cdef list survivors = []
 
 
-def _count_fork():
-    global forks
-    forks += 1
+def _note_fork():
+    survivors.append(PyThread_get_thread_ident())
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+@cython.final
+cdef class Place:
+    """A thread's place in the queue before a lock."""
+
+    cdef unsigned long thread
+    cdef Place next
 
 
 @cython.final
 cdef class Lock:
-    """A fair lock that its thread may take again: a signal handler may save what it interrupts.
+    """Who may use an optimizer: one thread at a time, in the order in which they come.
 
-    Threads are served in the order in which they come. The GIL guards the numbers, which
-    costs a tenth of threading.RLock; those that have to wait, which is rare, poll.
+    A thread that has it and asks again gets an error: it is in a function that a step called, or
+    in a signal handler. A signal handler that came while its thread was waiting gets it when it
+    is that thread's turn.
+
+    The GIL guards what is in here, which costs a tenth of threading.RLock. Who has to wait, which
+    is rare, looks again every now and then. Nobody waits for a thread that was interrupted: a
+    place is given up by the same `try` statement that was entered when it was taken.
     """
 
     cdef unsigned long owner
-    cdef int depth
-    cdef bint borrowed  # held on the ticket with which this thread waits, beneath a signal handler
-    cdef int64_t serving, next_ticket, generation
-    cdef set abandoned  # tickets whose threads were interrupted while they waited
-    cdef dict waiting  # {thread: ticket}
+    cdef bint held
+    cdef Place first  # in the queue
+    cdef Py_ssize_t n_forks  # of `survivors`, those that this lock knows of
+    #: Why nobody may use the optimizer now; who waited for the lock must look again.
+    cdef public str refusal
 
     def __cinit__(self):
-        self.abandoned = set()
-        self.waiting = {}
-        self.generation = forks
+        self.n_forks = PyList_GET_SIZE(survivors)
+
+    def hold(self):
+        """What to take with ``with``; see _numpy.Lock."""
+        return self
 
     cdef int acquire(self) except -1:
         cdef unsigned long thread = PyThread_get_thread_ident()
-        cdef int64_t ticket
-        if self.generation != forks:
-            self.after_fork(thread)
-        if self.depth and self.owner == thread:
-            self.depth += 1
-            return 0
-        if self.waiting and thread in self.waiting:
-            while self.serving != self.waiting[thread]:
-                sleep(1e-4)
-                PyErr_CheckSignals()
-            self.borrowed = True
-        else:
-            ticket = self.next_ticket
-            self.next_ticket += 1
-            if self.serving != ticket:
-                self.wait(thread, ticket)
+        if self.n_forks != PyList_GET_SIZE(survivors):
+            self.notice_forks()
+        if self.refusal is None and (self.held or self.first is not None):
+            if self.held and self.owner == thread:
+                raise RuntimeError(REENTERED)
+            self.wait(thread)
+        if self.refusal is not None:
+            raise RuntimeError(self.refusal)
+        self.held = True
         self.owner = thread
-        self.depth = 1
         return 0
 
-    cdef int wait(self, unsigned long thread, int64_t ticket) except -1:
-        self.waiting[thread] = ticket
+    cdef int wait(self, unsigned long thread) except -1:
+        """Wait until it is this thread's turn."""
+        cdef double pause, waited = 0.0
+        cdef Place place = None
+        if not self.has_place(thread):  # or a signal handler came while it waited
+            place = Place()
+            place.thread = thread
+            self.append(place)
         try:
-            while self.serving != ticket:
-                sleep(1e-4)
+            while self.refusal is None and (self.held or self.first.thread != thread):
+                pause = min(max(waited / 8, 1e-4), 1e-2)
+                sleep(pause)
+                waited += pause
                 PyErr_CheckSignals()
-        except BaseException:
-            if self.serving == ticket:
-                self.serve_next()
-            else:
-                self.abandoned.add(ticket)
-            raise
+                if self.n_forks != PyList_GET_SIZE(survivors):
+                    self.notice_forks()
         finally:
-            del self.waiting[thread]
+            if place is not None:
+                self.remove(place)
         return 0
 
-    cdef int after_fork(self, unsigned long thread) except -1:
-        """In a child: those that waited are not there; nor is who held it, if it was another."""
-        if self.depth and self.owner != thread:
-            raise RuntimeError(_fork.HELD)
-        self.abandoned.clear()
-        self.waiting.clear()
-        self.next_ticket = self.serving + (1 if self.depth else 0)
-        self.generation = forks
+    cdef int notice_forks(self) except -1:
+        """In a child only the thread that forked goes on.
+
+        The others have no places any more, and if one of them had the lock, what it was changing
+        is torn. A thread of the child that has the number of one of them is another one.
+        """
+        cdef Place place = self.first
+        if self.held and not self.survived(self.owner):
+            self.refusal = HELD
+        self.first = None
+        while place is not None:
+            if self.survived(place.thread):
+                self.first = place
+            place = place.next
+        if self.first is not None:
+            self.first.next = None
+        self.n_forks = PyList_GET_SIZE(survivors)
         return 0
 
-    cdef void serve_next(self) noexcept:
-        self.serving += 1
-        while self.serving in self.abandoned:
-            self.abandoned.discard(self.serving)
-            self.serving += 1
+    cdef bint survived(self, unsigned long thread) except -1:
+        """Whether it is this thread that went on at each fork of which the lock did not know."""
+        cdef Py_ssize_t i
+        for i in range(self.n_forks, PyList_GET_SIZE(survivors)):
+            if <unsigned long>survivors[i] != thread:
+                return False
+        return True
+
+    cdef bint has_place(self, unsigned long thread) noexcept:
+        cdef Place place = self.first
+        while place is not None and place.thread != thread:
+            place = place.next
+        return place is not None
+
+    cdef void append(self, Place place) noexcept:
+        cdef Place last = self.first
+        if last is None:
+            self.first = place
+            return
+        while last.next is not None:
+            last = last.next
+        last.next = place
+
+    cdef void remove(self, Place place) noexcept:
+        cdef Place before = self.first
+        if before is place:
+            self.first = place.next
+            return
+        while before.next is not place:
+            before = before.next
+        before.next = place.next
 
     cdef void release(self) noexcept:
-        self.depth -= 1
-        if self.depth == 0:
-            if self.borrowed:
-                self.borrowed = False
-            else:
-                self.serve_next()
+        self.held = False
 
     def __enter__(self):
         self.acquire()

@@ -29,8 +29,8 @@ from types import GetSetDescriptorType
 
 import numpy as np
 
-from fastadam import _fork, _hyper
-from fastadam._arrays import REENTERED
+from fastadam import _hyper
+from fastadam._guard import HELD, REENTERED
 from fastadam._rows import Rows
 from fastadam._rules import ADAM
 
@@ -210,8 +210,7 @@ cdef class Batch:
     cdef readonly object arrays
     cdef object spec
     cdef Lock lock
-    cdef bint retired
-    cdef str busy  # why it cannot be used now, or None
+    cdef public bint retired  # whether the optimizer has another batch now
     cdef int64_t elements  # of all arrays
     cdef list copies  # (index, user's array, plain array)
     cdef list seen  # for each group, the keys and values that c_groups was made from
@@ -347,43 +346,26 @@ cdef class Batch:
     def step(self, grads, groups, loss_scale, int most_threads=INT_MAX):
         """One step of every array that has a gradient; all checks come first.
 
-        False if `retire` was called while this waited for the lock.
+        False if the batch was retired while this waited for the lock.
         """
         self.lock.acquire()
         try:
             if self.retired:
                 return False
-            self.check_whole()
-            self.busy = REENTERED
-            try:
-                # Schedules may do anything, so gradients become pointers only after them.
-                self.load_groups(groups, loss_scale)
-                self.take_all(grads)
-                self.run(most_threads)
-            finally:
-                self.release()
-                self.busy = None
+            self.step_held(grads, groups, loss_scale, most_threads)
             return True
         finally:
             self.lock.release()
 
-    def retire(self):
-        """Do no more steps: the optimizer has another batch now."""
-        self.check_whole()
-        self.retired = True
-
-    cpdef check_whole(self):
-        """Raise if this is called from within a step, or while paused."""
-        if self.busy is not None:
-            raise RuntimeError(self.busy)
-
-    def pause(self, str why):
-        """Refuse to be used until `resume`."""
-        self.check_whole()
-        self.busy = why
-
-    def resume(self):
-        self.busy = None
+    cpdef step_held(self, grads, groups, loss_scale, int most_threads=INT_MAX):
+        """The same for who holds the lock."""
+        try:
+            # Schedules may do anything, so gradients become pointers only after them.
+            self.load_groups(groups, loss_scale)
+            self.take_all(grads)
+            self.run(most_threads)
+        finally:
+            self.release()
 
     cdef int take_all(self, grads) except -1:
         """Find the gradient of each array, then take the addresses of all.

@@ -11,24 +11,54 @@ from typing import Any
 
 import numpy as np
 
-from fastadam import _fork, _hyper
-from fastadam._arrays import DTYPES, REENTERED, Arrays, Counts
+from fastadam import _hyper
+from fastadam._arrays import Arrays, Counts
+from fastadam._checks import DTYPES
+from fastadam._guard import HELD, REENTERED
+from fastadam._quiet import quietly
 from fastadam._rows import Rows
 from fastadam._rules import Scalars, step_block
 from fastadam._types import Array
 
-Lock = threading.RLock
-_batches: weakref.WeakSet[Batch] = weakref.WeakSet()
+
+class Lock:
+    """Who may use an optimizer; the twin of _native.Lock, but not fair.
+
+    What holds it is a lock in C, which Ctrl-C cannot keep from being released at the end of a
+    ``with`` block. A class with an ``__exit__`` in Python could not promise that.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        #: Why nobody may use the optimizer now; who waited for the lock must look again.
+        self.refusal: str | None = None
+        _locks.add(weakref.ref(self, _locks.discard))
+
+    def hold(self) -> threading.RLock:
+        """What to take with ``with``, or an error if this thread has it, or nobody may."""
+        if self.refusal:
+            raise RuntimeError(self.refusal)
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(REENTERED)
+        return self._lock
+
+    def after_fork(self) -> None:
+        """In a child: if a thread that is not there held the lock, what it changed is torn."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+        else:
+            self._lock._at_fork_reinit()  # type: ignore[attr-defined]
+            self.refusal = HELD
+
+
+_locks: set[weakref.ref[Lock]] = set()
 
 
 def _after_fork() -> None:
-    """In a child: free the locks of threads that are not there, and note whose state is torn."""
-    for batch in list(_batches):
-        if not batch._lock.acquire(blocking=False):
-            batch._torn = True
-            batch._lock._at_fork_reinit()  # type: ignore[attr-defined]
-        else:
-            batch._lock.release()
+    for reference in list(_locks):
+        lock = reference()
+        if lock is not None:
+            lock.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -92,17 +122,14 @@ def sum_rows(values: Array, order: Array, starts: Array) -> Array:
     sums: Array = values[order[first]]
     more = np.ones(len(order), bool)
     more[first] = False
-    with np.errstate(all="ignore"):
-        np.add.at(sums, (np.cumsum(~more) - 1)[more], values[order[more]])
+    quietly(np.add.at, sums, (np.cumsum(~more) - 1)[more], values[order[more]])
     return sums
 
 
 class Batch:
     """The arrays of an optimizer with their step counts; the twin of _native.Batch."""
 
-    def __init__(
-        self, arrays: Arrays, counts: Counts, lock: threading.RLock, clip: _hyper.Clip
-    ) -> None:
+    def __init__(self, arrays: Arrays, counts: Counts, lock: Lock, clip: _hyper.Clip) -> None:
         self.arrays = arrays
         self.steps = list(counts.steps)
         self.mu_products = list(counts.mu_products)
@@ -111,9 +138,7 @@ class Batch:
         self.grad_norm = counts.grad_norm
         self._lock = lock
         self._clip = clip
-        self._retired = self._torn = False
-        self._busy: str | None = None  # why it cannot be used now
-        _batches.add(self)
+        self.retired = False  # whether the optimizer has another batch now
         self._flat = [
             [
                 None if array is None else flat(array)
@@ -137,48 +162,34 @@ class Batch:
     ) -> bool:
         """One step of every array that has a gradient; all checks come first.
 
-        False if `retire` was called while this waited for the lock.
+        False if the batch was retired while this waited for the lock.
         """
-        with self._lock:
-            if self._retired:
+        with self._lock.hold():
+            if self.retired:
                 return False
-            self.check_whole()
-            self._busy = REENTERED
-            try:
-                traits = self.arrays.traits
-                scale = _hyper.check_loss_scale(loss_scale, traits)
-                hypers = self.arrays.check_groups(groups)
-                lrs = [
-                    _hyper.lr_now(hyper, self.finished, trait)
-                    for hyper, trait in zip(hypers, traits, strict=True)
-                ]
-                decays = [hyper.weight_decay for hyper in hypers]
-                plain = self.arrays.plain_gradients(grads, decays, sum_rows)
-                with np.errstate(all="ignore"):
-                    self._run(plain, hypers, lrs, scale)
-            finally:
-                self._busy = None
+            if self._lock.refusal:
+                raise RuntimeError(self._lock.refusal)
+            self.step_held(grads, groups, loss_scale, most_threads)
             return True
 
-    def retire(self) -> None:
-        """Do no more steps: the optimizer has another batch now."""
-        self.check_whole()
-        self._retired = True
-
-    def check_whole(self) -> None:
-        """Raise if this is called from within a step, or while paused."""
-        if self._torn:
-            raise RuntimeError(_fork.HELD)
-        if self._busy:
-            raise RuntimeError(self._busy)
-
-    def pause(self, why: str) -> None:
-        """Refuse to be used until `resume`."""
-        self.check_whole()
-        self._busy = why
-
-    def resume(self) -> None:
-        self._busy = None
+    def step_held(
+        self,
+        grads: Any,
+        groups: list[_hyper.Group],
+        loss_scale: float,
+        most_threads: int | None = None,
+    ) -> None:
+        """The same for who holds the lock."""
+        traits = self.arrays.traits
+        scale = _hyper.check_loss_scale(loss_scale, traits)
+        hypers = self.arrays.check_groups(groups)
+        lrs = [
+            _hyper.lr_now(hyper, self.finished, trait)
+            for hyper, trait in zip(hypers, traits, strict=True)
+        ]
+        decays = [hyper.weight_decay for hyper in hypers]
+        plain = self.arrays.plain_gradients(grads, decays, sum_rows)
+        quietly(self._run, plain, hypers, lrs, scale)
 
     def _run(
         self,

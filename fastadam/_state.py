@@ -1,4 +1,4 @@
-"""Read a state dict, ours or of torch.optim's class of that name, into fresh state."""
+"""State dicts, in torch.optim's layout: what is in them, written and read."""
 
 from __future__ import annotations
 
@@ -7,42 +7,77 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fastadam._arrays import Counts, Slot, check_array, lies_as, state_like
+from fastadam import _hyper
+from fastadam._arrays import Arrays, Counts
+from fastadam._checks import check_array
 from fastadam._hyper import Group
 from fastadam._rules import Rule
+from fastadam._slots import Slot, lies_as_state, state_like
 from fastadam._types import Array
 
 COUNTS = ("finished_steps", "skipped_steps")
 AVERAGE = "averaged_param"  # the moving average's name in state dicts
 
 
-class Leaf(NamedTuple):
-    """One array as the user knows it."""
+def write_state(arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> dict[str, Any]:
+    """A state dict that holds the arrays of the state themselves."""
+    arrays.check_number(groups)
+    rule, state = arrays.rule, {}
+    for slot, step, product in zip(arrays.slots, counts.steps, counts.mu_products, strict=True):
+        named = dict(zip(rule.states, slot.state, strict=True))
+        named[AVERAGE] = slot.average
+        state[slot.key] = {
+            "step": step,
+            **dict.fromkeys(rule.numbers, product),
+            **{name: array for name, array in named.items() if array is not None},
+        }
+    saved_groups = []
+    for group, traits, keys in zip(groups, arrays.traits, _keys_of_groups(arrays), strict=True):
+        saved = _hyper.plain(group, traits)
+        saved.pop("params", None)
+        saved.update(finished_steps=counts.finished, skipped_steps=counts.skipped, params=keys)
+        saved_groups.append(saved)
+    return {"state": state, "param_groups": saved_groups}
 
-    key: Any  # in state dicts
-    suffix: str  # in messages, behind "params" or "grads"
-    array: Array
-    group: int
+
+def _keys_of_groups(arrays: Arrays) -> list[list[Any]]:
+    keys: list[list[Any]] = [[] for _ in arrays.traits]
+    for slot in arrays.slots:
+        keys[slot.group].append(slot.key)
+    return keys
 
 
 class Loaded(NamedTuple):
+    """What a state dict says, for an optimizer of which nothing was changed yet."""
+
     slots: list[Slot]
     counts: Counts
     groups: list[Group]
 
 
 def read_state(
-    rule: Rule,
+    arrays: Arrays,
     state_dict: Any,
-    leaves: Sequence[Leaf],
-    slots: Sequence[Slot],
     groups: Sequence[Group],
+    fixed: Group,
     adopt: bool = False,
 ) -> Loaded:
     """Check a state dict against an optimizer's arrays and copy it.
 
-    With `adopt` its arrays are taken over where they can be.
+    Parameters
+    ----------
+    arrays : Arrays
+        The optimizer's.
+    state_dict : dict
+        Ours, or of torch.optim's class of that name.
+    groups : list of dict
+        The optimizer's, for what the state dict's groups lack.
+    fixed : dict
+        Options that the state dict does not change.
+    adopt : bool
+        Whether its arrays may be taken over instead of copied, where that is as good.
     """
+    rule, slots = arrays.rule, arrays.slots
     _check_dict("a state dict", state_dict, ("state", "param_groups"))
     saved_groups, saved = state_dict["param_groups"], state_dict["state"]
     _check_dict("state dict: state", saved)
@@ -50,23 +85,25 @@ def read_state(
         raise TypeError(f"state dict: param_groups is a {type(saved_groups).__name__}, not a list")
     for i, group in enumerate(saved_groups):
         _check_dict(f"state dict: param_groups[{i}]", group, ("params",))
-    keys = _match_keys(saved_groups, leaves, len(groups))
+    arrays.check_number(groups)
+    keys = _match_keys(saved_groups, arrays)
     unknown = set(saved) - set(keys)
     if unknown:
         raise KeyError(f"state dict: state of {min(map(repr, unknown))}, which has no parameter")
 
-    merged = [
-        {**group, **{k: _plain(v) for k, v in new.items() if k not in ("params", *COUNTS)}}
-        for group, new in zip(groups, saved_groups, strict=True)
-    ]
+    merged = []
+    for group, new, traits in zip(groups, saved_groups, arrays.traits, strict=True):
+        taken = {k: untensored(v) for k, v in new.items() if k not in ("params", *COUNTS)}
+        whole = {**group, **taken, **fixed}
+        # State that the options ask for and that was not made yet will be made here.
+        merged.append({**whole, **_hyper.checked(whole, traits._replace(lacking=()))})
     new_slots: list[Slot] = []
     counts = Counts([], [])
-    for key, leaf, slot in zip(keys, leaves, slots, strict=True):
+    for key, slot in zip(keys, slots, strict=True):
         label = f"state dict: state[{key!r}]"
         entry = saved.get(key, {})
         _check_dict(label, entry)
-        group = merged[slot.group]
-        new_slots.append(_read_slot(rule, label, entry, leaf, slot, group, adopt))
+        new_slots.append(_read_slot(rule, label, entry, slot, merged[slot.group], adopt))
         counts.steps.append(_read_count(rule, label, entry))
         product = entry.get("mu_product", 1.0) if "mu_product" in rule.numbers else 1.0
         counts.mu_products.append(read_product(f"{label}['mu_product']", product))
@@ -85,26 +122,24 @@ def _check_dict(label: str, value: Any, keys: tuple[str, ...] = ()) -> None:
             raise KeyError(f"{label} lacks the key {key!r}")
 
 
-def _plain(value: Any) -> Any:
-    """A number from torch's 0-d tensors, which lr and betas may be; anything else as it is."""
+def untensored(value: Any) -> Any:
+    """Numbers in place of 0-d arrays and tensors, which torch's options may be."""
     if isinstance(value, list):
-        return list(map(_plain, value))
+        return list(map(untensored, value))
     if isinstance(value, tuple):
-        return tuple(map(_plain, value))
+        return tuple(map(untensored, value))
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
-def _match_keys(saved_groups: Any, leaves: Sequence[Leaf], n_groups: int) -> list[Any]:
+def _match_keys(saved_groups: Any, arrays: Arrays) -> list[Any]:
     """For each of our arrays its key in the state dict: the same key, else torch's index."""
-    if len(saved_groups) != n_groups:
+    ours = _keys_of_groups(arrays)
+    if len(saved_groups) != len(ours):
         raise ValueError(
             "loaded state dict has a different number of parameter groups: "
-            f"{len(saved_groups)}, expected {n_groups}"
+            f"{len(saved_groups)}, expected {len(ours)}"
         )
     saved = [list(group["params"]) for group in saved_groups]
-    ours: list[list[Any]] = [[] for _ in range(n_groups)]
-    for leaf in leaves:
-        ours[leaf.group].append(leaf.key)
     for i, (theirs, mine) in enumerate(zip(saved, ours, strict=True)):
         if len(theirs) != len(mine):
             raise ValueError(
@@ -113,34 +148,27 @@ def _match_keys(saved_groups: Any, leaves: Sequence[Leaf], n_groups: int) -> lis
             )
     missing = [set(mine) - set(theirs) for theirs, mine in zip(saved, ours, strict=True)]
     if not any(missing):
-        return [leaf.key for leaf in leaves]
+        return [slot.key for slot in arrays.slots]
     flat = [key for group in saved for key in group]
-    if flat == list(range(len(leaves))):
+    if flat == list(range(len(arrays.slots))):
         return flat
     key = min(repr(key) for keys in missing for key in keys)
     raise KeyError(f"state dict: no parameter {key}; found {flat}")
 
 
 def _read_slot(
-    rule: Rule,
-    label: str,
-    entry: Mapping[str, Any],
-    leaf: Leaf,
-    slot: Slot,
-    group: Group,
-    adopt: bool,
+    rule: Rule, label: str, entry: Mapping[str, Any], slot: Slot, group: Group, adopt: bool
 ) -> Slot:
+    """The slot with the state of an entry, or as before the first step if that is empty."""
+
     def read(name: str, number: int) -> Array:
         values = check_array(f"{label}[{name!r}]", entry[name], slot.param)
-        if adopt and lies_as(values, slot.param):
+        if adopt and lies_as_state(values, slot.param, number):
             return values
         return state_like(slot.param, number, values)
 
-    needed = {
-        name
-        for name in rule.states
-        if name not in rule.asked or group.get(rule.asked[name]) or entry.get(name) is not None
-    }
+    kept = rule.kept(group)
+    needed = {name for name in rule.states if name in kept or entry.get(name) is not None}
     if entry:
         expected = {*needed, *rule.numbers, *(name for name in entry if name in ("step", AVERAGE))}
         found = {key for key, value in entry.items() if value is not None}
@@ -161,7 +189,7 @@ def _read_slot(
     if slot.average is not None and entry.get(AVERAGE) is not None:
         average = read(AVERAGE, len(state))
     elif slot.average is not None:
-        average = state_like(slot.param, len(state), leaf.array)
+        average = state_like(slot.param, len(state), slot.user)
     return slot._replace(state=tuple(state), average=average)
 
 

@@ -182,11 +182,10 @@ cdef class Tensors:
         return 0
 
     def step(self, groups, bint is_shared, int most_threads):
-        """One step; False, and nothing is done, if anything changed or is unusual.
+        """One step, by who holds the lock; False if anything changed or is unusual: nothing is done.
 
         The state is looked at only if others may have had it, or parts of it.
         """
-        self.batch.pause(REENTERED)
         try:
             if not (
                 self.take_groups(groups)
@@ -200,7 +199,6 @@ cdef class Tensors:
             return True
         finally:
             self.batch.release()
-            self.batch.resume()
 
     cdef bint take_all(self, groups) except -1:
         cdef list odd = [], again = []

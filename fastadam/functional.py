@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from fastadam import _backend, _hyper
-from fastadam._arrays import Arrays, Counts, check_separate, check_written, slot
+from fastadam._arrays import Arrays, Counts
+from fastadam._checks import check_separate, check_written
 from fastadam._rules import ADAM
+from fastadam._slots import slot
 from fastadam._types import Array
 
 
@@ -101,7 +103,7 @@ def _step_checked(
         written = {name: (value,) for name, value in written.items()}
     finished = _finished(step, len(params))
     group = dict(zip(ADAM.options, options, strict=True))
-    group.update(lr=_hyper.check_lr(options[0]), params=params)
+    group["lr"] = _hyper.check_lr(options[0])
     suffixes = [f"[{i}]" for i in range(len(params))] if several else [""]
     labelled = []
     for name, column in written.items():
@@ -109,15 +111,15 @@ def _step_checked(
             check_written(name + suffix, array, like)
             labelled.append((name + suffix, array))
     check_separate(labelled)
-    slots = [slot(ADAM, row, 0) for row in zip(*written.values(), strict=True)]
+    rows = zip(*written.values(), strict=True)
+    slots = [slot(ADAM, row, 0, suffix) for row, suffix in zip(rows, suffixes, strict=True)]
     arrays = Arrays(
         rule=ADAM,
         spec=list(range(len(slots))) if several else 0,
         names=("param", "grad"),
-        suffixes=suffixes,
-        params=params,
         slots=slots,
         written=labelled,
+        in_groups=False,
     )
     backend = _backend.module()
     counts = Counts(finished, [1.0] * len(slots))

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
-from fastadam import _backend, _checkpoint, _files, _hyper, _rows, _tree
-from fastadam._arrays import (
-    PAUSED,
-    READING,
-    Arrays,
-    Counts,
-    Slot,
-    check_separate,
-    check_written,
-    slot,
-    state_like,
-)
+from fastadam import _backend, _checkpoint, _files, _groups, _hyper, _tree
+from fastadam._accumulate import ACCUMULATED, Sums
+from fastadam._arrays import Counts
+from fastadam._average import Averaged, averages_of
+from fastadam._guard import at_once
 from fastadam._hyper import Group, Schedule
+from fastadam._quiet import quietly
 from fastadam._rules import Rule
-from fastadam._state import AVERAGE, Leaf, read_state
+from fastadam._slots import slot, with_state
+from fastadam._state import read_state, write_state
 from fastadam._types import Array
 
-_REMADE = ("_backend", "_lock", "_batch", "_slots")
-
-
-class _Accumulated:
-    """Stands for the mean of the gradients given to `accumulate`."""
-
-    def __repr__(self) -> str:
-        return "<accumulated>"
-
-
-ACCUMULATED: Any = _Accumulated()
+_REMADE = ("_backend", "_lock", "_batch")
 
 
 class Optimizer:
@@ -46,7 +32,9 @@ class Optimizer:
     param_groups: list[Group]
     _rule: ClassVar[Rule]
     _fixed: ClassVar[Group] = {}  # options that a loaded state dict does not change
-    _batch: Any  # of self._backend
+    #: The arrays with their state and counts; of `_backend`. All of that changes in one
+    #: assignment, when another batch takes its place.
+    _batch: Any
 
     def __init__(
         self,
@@ -61,16 +49,12 @@ class Optimizer:
         self._clip = _hyper.check_clip(max_grad_norm, skip_nonfinite)
         self._ema_decay = _hyper.check_ema_decay(ema_decay)
         self.param_groups = []
-        self._specs: list[_tree.Spec] = []
-        self._leaves: list[Leaf] = []
-        self._slots: list[Slot] = []
-        self._sums: dict[int, Array | _rows.RowGrad] = {}
-        self._accumulated = 0
+        self._sums = Sums()
         self._backend = _backend.module()
         self._lock = self._backend.Lock()
         self._batch = None
-        self._grouped = _is_groups(params)
-        self._add(params if self._grouped else [{"params": params}])
+        grouped = _groups.are_groups(params)
+        self._add(params if grouped else [{"params": params}], grouped)
 
     def step(self, grads: Any = ACCUMULATED, *, loss_scale: float = 1.0) -> None:
         """Change the parameters by one step against their gradients.
@@ -134,45 +118,31 @@ class Optimizer:
         >>> w
         array([-2., -3.])
         """
-        with self._lock:
-            sum_rows, arrays = self._backend.sum_rows, self._batch.arrays
-            with self._reading(), np.errstate(all="ignore"):
-                decays = [h.weight_decay for h in arrays.check_groups(self.param_groups)]
-                plain = arrays.plain_gradients(grads, decays, sum_rows)
-                sums = dict(self._sums)
-                for i, grad in enumerate(plain):
-                    if grad is not None:
-                        param, total = self._slots[i].param, sums.get(i)
-                        sums[i] = _sum(arrays.name(i), total, grad, param, sum_rows)
-                self._sums, self._accumulated = sums, self._accumulated + 1
+        with self._lock.hold():
+            sum_rows, arrays = self._backend.sum_rows, self._held_batch().arrays
+            decays = [hyper.weight_decay for hyper in arrays.check_groups(self.param_groups)]
+            plain = arrays.plain_gradients(grads, decays, sum_rows)
+            self._sums = quietly(self._sums.plus, plain, arrays, sum_rows)
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Let no signal handler step meanwhile; other threads wait for the lock."""
-        self._batch.pause(READING)
-        try:
-            yield
-        finally:
-            self._batch.resume()
+    def _held_batch(self) -> Any:
+        """The batch, for who holds the lock, or an error if it must not be used now."""
+        if self._lock.refusal:
+            raise RuntimeError(self._lock.refusal)
+        return self._batch
 
     def _step_mean(self, loss_scale: float) -> None:
-        with self._lock:
-            if not self._accumulated:
+        with self._lock.hold():
+            batch = self._held_batch()
+            if not self._sums.times:
                 raise ValueError("step without gradients needs some from accumulate")
-            means: list[Any] = [None] * len(self._leaves)
-            with np.errstate(all="ignore"):
-                for i, total in self._sums.items():
-                    if isinstance(total, _rows.RowGrad):
-                        means[i] = _rows.RowGrad(total.rows, total.values / self._accumulated)
-                    else:
-                        means[i] = total / self._accumulated
-            spec = self._batch.arrays.spec
-            before = self._batch.finished + self._batch.skipped
+            means = quietly(self._sums.means, len(batch.arrays.slots))
+            grads = _tree.build(batch.arrays.spec, means)
+            before, nothing = batch.finished + batch.skipped, Sums()
             try:
-                self.step(_tree.build(spec, means), loss_scale=loss_scale)
+                batch.step_held(grads, self.param_groups, loss_scale)
             finally:  # also where Ctrl-C came during the step, which was done all the same
-                if self._batch.finished + self._batch.skipped != before:
-                    self._sums, self._accumulated = {}, 0
+                if batch.finished + batch.skipped != before:
+                    self._sums = nothing  # no call here, at whose end another signal could end it
 
     def averaged_params(self) -> Any:
         """The moving average of the parameters, with `ema_decay`.
@@ -203,25 +173,25 @@ class Optimizer:
         >>> w, opt.averaged_params()
         (array([1.]), array([0.5]))
         """
-        with self._lock:
-            self._batch.check_whole()
+        with self._lock.hold():
+            arrays = self._held_batch().arrays
             copies = [
-                _filled(leaf.array, average)
-                for leaf, average in zip(self._leaves, self._averages(), strict=True)
+                _filled(slot.user, average)
+                for slot, average in zip(arrays.slots, averages_of(arrays), strict=True)
             ]
-            return _tree.build(self._batch.arrays.spec, copies)
+            return _tree.build(arrays.spec, copies)
 
-    @contextmanager
-    def use_averaged_params(self) -> Iterator[None]:
+    def use_averaged_params(self) -> AbstractContextManager[None]:
         """Put the moving averages into the parameters for the time of a `with` block.
 
-        Whatever the block does to the parameters is undone at its end. Within, the optimizer
-        takes no steps.
+        Whatever the block does to the parameters is undone at its end, also if Ctrl-C ends it.
+        Within, the optimizer takes no steps.
 
         Raises
         ------
         ValueError
-            The optimizer was made without `ema_decay`.
+            The optimizer was made without `ema_decay`, or a parameter has become read-only or
+            was resized.
         RuntimeError
             The optimizer was used within the block.
 
@@ -236,27 +206,7 @@ class Optimizer:
         >>> w
         array([1.])
         """
-        kept: list[Array] = []
-        try:
-            with self._lock:
-                averages = self._averages()
-                self._batch.check_whole()
-                # Views, which stay as they are if the block reshapes a parameter, say.
-                params = [leaf.array.view(np.ndarray) for leaf in self._leaves]
-                kept = [param.copy(order="K") for param in params]
-                self._batch.pause(PAUSED)
-            _copy_all(params, averages)
-            yield
-        finally:
-            if kept:
-                _copy_all(params, kept)
-                self._batch.resume()
-
-    def _averages(self) -> list[Array]:
-        averages = [slot.average for slot in self._slots if slot.average is not None]
-        if not averages:
-            raise ValueError("there is no average of the parameters; set ema_decay")
-        return averages
+        return Averaged(self._lock, lambda: self._held_batch().arrays)
 
     @property
     def grad_norm(self) -> float | None:
@@ -330,7 +280,7 @@ class Optimizer:
         >>> opt.add_param_group({"params": second, "lr": 0.01})
         >>> opt.step([np.ones(2), np.ones(3)])
         """
-        with self._lock:
+        with self._lock.hold():
             self._add([group], grouped=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -350,7 +300,7 @@ class Optimizer:
         >>> opt.state_dict()["state"]["w"]["exp_avg"]
         array([0.1, 0.1])
         """
-        with self._lock, self._reading():
+        with self._lock.hold():
             saved = self._saved()
             for entry in saved["state"].values():
                 for name, value in entry.items():
@@ -360,31 +310,7 @@ class Optimizer:
 
     def _saved(self) -> dict[str, Any]:
         """A state dict that holds the arrays of the state themselves."""
-        counts = self._counts()
-        state = {}
-        for i, (leaf, own) in enumerate(zip(self._leaves, self._slots, strict=True)):
-            arrays = dict(zip(self._rule.states, own.state, strict=True))
-            arrays[AVERAGE] = own.average
-            state[leaf.key] = {
-                "step": counts.steps[i],
-                **dict.fromkeys(self._rule.numbers, counts.mu_products[i]),
-                **{name: array for name, array in arrays.items() if array is not None},
-            }
-        keys: list[list[Any]] = [[] for _ in self.param_groups]
-        for leaf in self._leaves:
-            keys[leaf.group].append(leaf.key)
-        groups = [
-            {
-                **{k: v for k, v in _hyper.plain(group, traits).items() if k != "params"},
-                "finished_steps": counts.finished,
-                "skipped_steps": counts.skipped,
-                "params": keys[i],
-            }
-            for i, (group, traits) in enumerate(
-                zip(self.param_groups, self._batch.arrays.traits, strict=False)
-            )
-        ]
-        return {"state": state, "param_groups": groups}
+        return write_state(self._held_batch().arrays, self._counts(), self.param_groups)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over state, step counts and options.
@@ -410,23 +336,24 @@ class Optimizer:
         >>> other.lr
         0.1
         """
-        self._load(state_dict)
+        with self._lock.hold():
+            self._load(state_dict)
 
     def _load(self, state_dict: Mapping[str, Any], adopt: bool = False) -> None:
-        with self._lock:
-            self._batch.check_whole()
-            loaded = read_state(
-                self._rule, state_dict, self._leaves, self._slots, self.param_groups, adopt
-            )
-            for group in loaded.groups:
-                group.update(self._fixed)
-            arrays = self._arrange(self._specs, self._leaves, loaded.slots, self._grouped)
-            for group, traits in zip(loaded.groups, arrays.traits, strict=True):
-                group.update(_hyper.checked(group, traits))
-            self._replace(self._backend.Batch(arrays, loaded.counts, self._lock, self._clip))
-            self._slots = loaded.slots
-            for group, new in zip(self.param_groups, loaded.groups, strict=True):
-                group.update(new)
+        """What `load_state_dict` does, for who holds the lock.
+
+        With `adopt` the dict's arrays are taken over, where they can be, and not copied.
+        """
+        old = self._held_batch().arrays
+        loaded = read_state(old, state_dict, self.param_groups, self._fixed, adopt)
+        arrays = _groups.arranged(self._rule, old.specs, loaded.slots, self._ema_decay, old.grouped)
+        self._replace(
+            self._backend.Batch(arrays, loaded.counts, self._lock, self._clip),
+            [
+                partial(group.update, new)
+                for group, new in zip(self.param_groups, loaded.groups, strict=True)
+            ],
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write state, step counts and options to a file.
@@ -466,8 +393,8 @@ class Optimizer:
         >>> again.lr, again.state_dict()["state"][0]["step"]
         (0.1, 1)
         """
-        with self._lock, self._reading():
-            self._batch.arrays.check_groups(self.param_groups)
+        with self._lock.hold():
+            self._held_batch().arrays.check_groups(self.param_groups)
             _files.write(path, *_checkpoint.pack(self._saved(), type(self).__name__))
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -495,84 +422,35 @@ class Optimizer:
         See `save`.
         """
         header, arrays = _files.read(path)
-        with _files.naming(path), self._lock:
-            keys = [leaf.key for leaf in self._leaves]
+        with _files.naming(path), self._lock.hold():
+            keys = [slot.key for slot in self._held_batch().arrays.slots]
             saved = _checkpoint.unpack(header, arrays, type(self).__name__, keys, self.param_groups)
             self._load(saved, adopt=True)
 
-    def _add(self, groups: Sequence[Mapping[str, Any]], grouped: bool = False) -> None:
+    def _add(self, groups: Sequence[Mapping[str, Any]], grouped: bool) -> None:
         """Check and add groups; what fails leaves the optimizer as it was."""
+        old, counts = None, Counts([], [])
         if self._batch is not None:
-            self._batch.check_whole()
-        grouped = grouped or self._grouped
-        specs, leaves = list(self._specs), list(self._leaves)
-        param_groups = list(self.param_groups)
-        for group in groups:
-            _check_new_group(group)
-            found: list[tuple[_tree.Path, Any]] = []
-            specs.append(_tree.index(group["params"], found, len(leaves)))
-            number = len(param_groups)
-            prefix = f"[{number}]" if grouped else ""
-            keys = _keys(group["params"], found, number, leaves)
-            for key, (path, array) in zip(keys, found, strict=True):
-                suffix = _tree.label(prefix, path)
-                check_written("params" + suffix, array)
-                leaves.append(Leaf(key, suffix, array, number))
-            arrays = tuple(array for _, array in found)
-            param_groups.append({**self.defaults, **group, "params": arrays})
-        if not leaves:
-            raise ValueError("optimizer got an empty parameter list")
-        check_separate([("params" + leaf.suffix, leaf.array) for leaf in leaves])
-
-        old = len(self._leaves)
-        slots = list(self._slots)
-        for leaf in leaves[old:]:
-            slots.append(self._new_slot(leaf, param_groups[leaf.group]))
-        laid = self._arrange(specs, leaves, slots, grouped)
-        laid.check_groups(param_groups)
-        for i in range(len(self.param_groups), len(param_groups)):
-            param_groups[i].update(_hyper.checked(param_groups[i], laid.traits[i]))
-        counts = self._counts() if old else Counts([], [])
-        counts.steps.extend([0] * (len(leaves) - old))
-        counts.mu_products.extend([1.0] * (len(leaves) - old))
-        self._replace(self._backend.Batch(laid, counts, self._lock, self._clip))
-        self._specs, self._leaves, self._slots = specs, leaves, slots
-        self.param_groups[:] = param_groups
-        self._grouped = grouped
-
-    def _arrange(
-        self, specs: list[_tree.Spec], leaves: list[Leaf], slots: list[Slot], grouped: bool
-    ) -> Arrays:
-        return Arrays(
-            rule=self._rule,
-            spec=specs if grouped else specs[0],
-            names=("params", "grads"),
-            suffixes=[leaf.suffix for leaf in leaves],
-            params=[leaf.array for leaf in leaves],
-            slots=slots,
-            written=[("params" + leaf.suffix, leaf.array) for leaf in leaves],
-            n_groups=len(specs),
-            ema_decay=self._ema_decay,
+            old, counts = self._held_batch().arrays, self._counts()
+            old.check_groups(self.param_groups)
+        arrays, new_groups = _groups.added(
+            self._rule, old, groups, self.defaults, self._ema_decay, grouped
         )
+        n_new = len(arrays.slots) - len(counts.steps)
+        counts.steps.extend([0] * n_new)
+        counts.mu_products.extend([1.0] * n_new)
+        batch = self._backend.Batch(arrays, counts, self._lock, self._clip)
+        self._replace(batch, [partial(self.param_groups.extend, new_groups)])
 
-    def _new_slot(self, leaf: Leaf, group: Group) -> Slot:
-        bare = slot(self._rule, [leaf.array], leaf.group)
-        state = tuple(
-            state_like(bare.param, k)
-            if name not in self._rule.asked or group[self._rule.asked[name]]
-            else None
-            for k, name in enumerate(self._rule.states)
-        )
-        average = None
-        if self._ema_decay is not None:
-            average = state_like(bare.param, len(state), leaf.array)
-        return bare._replace(state=state, average=average)
+    def _replace(self, batch: Any, changes: Sequence[Callable[[], object]]) -> None:
+        """Take another batch, and make the changes of the param groups that belong to it.
 
-    def _replace(self, batch: Any) -> None:
-        """Take another batch; steps that wait for the old one will see that it is retired."""
-        old, self._batch = self._batch, batch
-        if old is not None:
-            old.retire()
+        Steps that wait for the lock will see that their batch is retired.
+        """
+        changes = [*changes, partial(setattr, self, "_batch", batch)]
+        if self._batch is not None:
+            changes.append(partial(setattr, self._batch, "retired", True))
+        at_once(changes)()
 
     def _counts(self) -> Counts:
         batch = self._batch
@@ -597,120 +475,47 @@ class Optimizer:
 
         No thread may step while pickle, afterwards, reads the arrays.
         """
-        with self._lock:
-            self._batch.check_whole()
-            own = {k: v for k, v in vars(self).items() if k not in _REMADE}
-            state = [(slot.state, slot.average) for slot in self._slots]
-            return {**own, "state": state, "counts": self._counts()}
+        with self._lock.hold():
+            return self._content()
+
+    def _content(self) -> dict[str, Any]:
+        """What a copy is made from, for who holds the lock."""
+        arrays = self._held_batch().arrays
+        slots = [
+            (slot.key, slot.suffix, slot.user, slot.group, slot.state, slot.average)
+            for slot in arrays.slots
+        ]
+        content = {name: value for name, value in vars(self).items() if name not in _REMADE}
+        return {**content, "_batch": (arrays.specs, arrays.grouped, slots, self._counts())}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
-        with self._lock:
+        with self._lock.hold():
             new = memo[id(self)] = type(self).__new__(type(self))
-            new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+            new.__setstate__(copy.deepcopy(self._content(), memo))
             return new
 
     def __copy__(self) -> Optimizer:
         raise TypeError("a copy would share its parameters with this optimizer; use copy.deepcopy")
 
-    def __setstate__(self, saved: dict[str, Any]) -> None:
-        state, counts = saved.pop("state"), saved.pop("counts")
-        vars(self).update(saved)
-        self._slots = []
-        for leaf, (arrays, average) in zip(self._leaves, state, strict=True):
-            bare = slot(self._rule, [leaf.array], leaf.group)
-            *arrays, average = (
-                None if array is None else state_like(bare.param, k, array)
-                for k, array in enumerate((*arrays, average))
-            )
-            self._slots.append(bare._replace(state=tuple(arrays), average=average))
+    def __setstate__(self, content: dict[str, Any]) -> None:
+        specs, grouped, slots, counts = content.pop("_batch")
+        vars(self).update(content)
+        slots = [
+            with_state(slot(self._rule, [user], group, suffix, key), state, average)
+            for key, suffix, user, group, state, average in slots
+        ]
+        arrays = _groups.arranged(self._rule, specs, slots, self._ema_decay, grouped)
         self._backend = _backend.module()
         self._lock = self._backend.Lock()
-        arrays = self._arrange(self._specs, self._leaves, self._slots, self._grouped)
         self._batch = self._backend.Batch(arrays, counts, self._lock, self._clip)
 
     def __repr__(self) -> str:
-        group = _hyper.plain(self.param_groups[0], self._batch.arrays.traits[0])
-        options = {k: v for k, v in group.items() if k != "params"}
+        arrays = self._batch.arrays
+        options = _hyper.plain(self.param_groups[0], arrays.traits[0])
+        options.pop("params", None)
         text = ", ".join(f"{key}={value!r}" for key, value in options.items())
         more = f", {len(self.param_groups)} groups" if len(self.param_groups) > 1 else ""
-        return f"{type(self).__name__}({len(self._leaves)} arrays{more}, {text})"
-
-
-def _is_groups(params: Any) -> bool:
-    return (
-        isinstance(params, list | tuple)
-        and len(params) > 0
-        and all(isinstance(entry, Mapping) and "params" in entry for entry in params)
-    )
-
-
-def _check_new_group(group: Any) -> None:
-    if not isinstance(group, Mapping):
-        raise TypeError(f"a param group must be a dict, found {type(group).__name__}")
-    if "params" not in group:
-        raise ValueError("a param group needs a 'params' entry")
-
-
-def _keys(
-    nest: Any, found: Sequence[tuple[_tree.Path, Any]], group: int, leaves: Sequence[Leaf]
-) -> list[Any]:
-    """The keys of a group's arrays: torch's indices, a flat dict's keys, or dotted paths."""
-    keys: list[Any]
-    if any(len(path) > 1 for path, _ in found):
-        keys = [".".join(map(str, path)) for path, _ in found]
-    elif isinstance(nest, Mapping):
-        keys = [path[0] for path, _ in found]
-    else:
-        keys = list(range(len(leaves), len(leaves) + len(found)))
-    taken = {leaf.key for leaf in leaves}
-    if not taken.isdisjoint(keys):
-        keys = [f"{group}.{key}" for key in keys]
-    for key in keys:
-        if key in taken:
-            raise ValueError(f"two parameters have the same key {key!r}; rename one")
-        taken.add(key)
-    return keys
-
-
-def _sum(
-    label: str,
-    total: Array | _rows.RowGrad | None,
-    grad: Array | _rows.Rows,
-    param: Array,
-    sum_rows: _rows.SumRows,
-) -> Any:
-    """The sum of gradients; a new array."""
-    if isinstance(grad, _rows.Rows):
-        if grad.elements:
-            raise TypeError(f"{label}: accumulate takes no scipy.sparse array; use RowGrad")
-        values = grad.values.reshape(len(grad.rows), *param.shape[1:])
-        if total is None:
-            return _rows.RowGrad(grad.rows, values.copy())
-        if isinstance(total, _rows.RowGrad):
-            rows = np.concatenate([total.rows, grad.rows])
-            both = np.concatenate([total.values, values]).reshape(len(rows), grad.values.shape[1])
-            rows, sums = _rows.merged(rows, both, sum_rows)
-            return _rows.RowGrad(rows, sums.reshape(len(rows), *param.shape[1:]))
-        sums = total.copy()
-        sums[grad.rows] += values
-        return sums
-    if isinstance(total, _rows.RowGrad):
-        dense = np.zeros_like(param)
-        np.add.at(dense, total.rows, total.values)
-        return dense + grad
-    return grad.copy(order="K") if total is None else total + grad
-
-
-def _copy_all(targets: list[Array], sources: list[Array]) -> None:
-    """Copy all, also if Ctrl-C comes meanwhile."""
-    pairs = list(zip(targets, sources, strict=True))
-    try:
-        for target, source in pairs:
-            np.copyto(target, source)
-    except KeyboardInterrupt:
-        for target, source in pairs:
-            np.copyto(target, source)
-        raise
+        return f"{type(self).__name__}({len(arrays.slots)} arrays{more}, {text})"
 
 
 def _filled(like: Array, values: Array) -> Array:

@@ -30,15 +30,9 @@ from typing import Any, ClassVar, NamedTuple, cast
 import numpy as np
 
 from fastadam import _backend, _hyper, _rows, _rules
-from fastadam._arrays import (
-    Arrays,
-    Counts,
-    check_separate,
-    check_written,
-    is_plain,
-    slot,
-    state_like,
-)
+from fastadam._arrays import Arrays, Counts
+from fastadam._checks import check_separate, check_written
+from fastadam._slots import is_plain, slot, state_like
 from fastadam._state import read_product, read_step
 from fastadam._types import Array
 
@@ -150,7 +144,7 @@ class _Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with self._lock:
+        with self._lock.hold():
             threads, is_shared = torch.get_num_threads(), self._is_shared
             if not self._tensors or not self._tensors.step(self.param_groups, is_shared, threads):
                 self._tensors = None
@@ -208,7 +202,7 @@ class _Optimizer(torch.optim.Optimizer):
             None if m.param.grad is None else _gradient(batch.arrays.name(i), m.param.grad)
             for i, m in enumerate(members)
         ]
-        batch.step(grads, groups, 1.0, most_threads)
+        batch.step_held(grads, groups, 1.0, most_threads)
         increment_version([member.param for member in members if member.param.grad is not None])
         for member, step, mu_product in zip(members, batch.steps, batch.mu_products, strict=True):
             for count, value in zip(_counts(self._rule), (step, mu_product), strict=False):
@@ -257,12 +251,11 @@ class _Optimizer(torch.optim.Optimizer):
             rule=self._rule,
             spec=list(range(len(members))),
             names=("", "the gradient of "),
-            suffixes=[member.name for member in members],
-            params=[cast(Array, member.arrays[0]) for member in members],
-            slots=[slot(self._rule, member.arrays, member.group) for member in members],
+            slots=[slot(self._rule, m.arrays, m.group, m.name) for m in members],
             written=[entry for entry in labelled if entry[0] in names]
             + [entry for entry in labelled if entry[0] not in names],
             n_groups=n_groups,
+            in_groups=False,
         )
         counts = Counts([m.step for m in members], [m.mu_product for m in members])
         clip = _hyper.check_clip(None, False)

@@ -31,6 +31,12 @@ class Rule(NamedTuple):
     numbers: tuple[str, ...] = ()  # what state has besides arrays and the step count
     saves_step: bool = True  # whether torch.optim's state has the step count
 
+    def kept(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The arrays of state that the rule keeps under a param group's options."""
+        return tuple(
+            name for name in self.states if name not in self.asked or options.get(self.asked[name])
+        )
+
 
 class Scalars:
     """The numbers of one step, computed in double and rounded once to the dtype."""

@@ -1,0 +1,78 @@
+"""The moving averages of an optimizer's parameters, put in their place for a while."""
+
+from __future__ import annotations
+
+import io
+import operator
+from collections.abc import Callable
+from contextlib import ContextDecorator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fastadam._arrays import Arrays
+from fastadam._guard import PAUSED, at_once
+from fastadam._types import Array
+
+
+def averages_of(arrays: Arrays) -> list[Array]:
+    """The averages, in the order of the slots."""
+    averages = [slot.average for slot in arrays.slots if slot.average is not None]
+    if not averages:
+        raise ValueError("there is no average of the parameters; set ema_decay")
+    return averages
+
+
+class Averaged(io.IOBase, ContextDecorator):
+    """A block in which parameters have the values of their averages.
+
+    Parameters
+    ----------
+    lock : Lock
+        The optimizer's.
+    arrays : callable
+        Gives the optimizer's arrays, or an error if it cannot be used; the lock is held.
+
+    Notes
+    -----
+    What the parameters were is put back by `close`. ``io.IOBase`` calls it at the end of a
+    ``with`` block, and when the object goes, which it does together with the block's frame. All
+    of that is C, so Ctrl-C cannot come before it, as it can before a method in Python begins.
+    """
+
+    def __init__(self, lock: Any, arrays: Callable[[], Arrays]) -> None:
+        self._lock, self._arrays = lock, arrays
+        self.close = at_once(())  # type: ignore[method-assign]
+
+    def __enter__(self) -> None:  # type: ignore[override]
+        try:
+            with self._lock.hold():
+                arrays = self._arrays()
+                averages = averages_of(arrays)
+                for i in range(len(averages)):
+                    arrays.check_param(i)
+                # Views, which stay as they are if the block reshapes a parameter, say.
+                params = [slot.user.view(np.ndarray) for slot in arrays.slots]
+                kept = [param.copy(order="K") for param in params]
+                self.close = at_once(  # type: ignore[method-assign]
+                    [*_copies(params, kept), partial(setattr, self._lock, "refusal", None)]
+                )
+                at_once(
+                    [partial(setattr, self._lock, "refusal", PAUSED), *_copies(params, averages)]
+                )()
+        except BaseException:
+            self.close()
+            raise
+
+    def _recreate_cm(self) -> Averaged:
+        """For each call of a function that this decorates, another one."""
+        return Averaged(self._lock, self._arrays)
+
+
+def _copies(targets: list[Array], sources: list[Array]) -> list[Callable[[], object]]:
+    """Calls of C, each of which copies an array."""
+    return [
+        partial(operator.setitem, target, ..., source)
+        for target, source in zip(targets, sources, strict=True)
+    ]

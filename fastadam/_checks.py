@@ -1,0 +1,91 @@
+"""What an array of a user must be like: checks that let it pass, or raise and name it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
+
+from fastadam._types import Array
+
+DTYPES = tuple(map(np.dtype, (np.float32, np.float64, np.complex64, np.complex128)))
+SUPPORTED = "float32, float64, complex64 or complex128"
+
+
+def check_written(label: str, array: Any, like: Array | None = None) -> None:
+    """Check an array that steps will change in place; `like` has its shape and dtype."""
+    _refuse_masked(label, array)
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{label} is a {type(array).__name__}; expected a numpy.ndarray")
+    if array.dtype not in DTYPES or not array.dtype.isnative:
+        order = "" if array.dtype.isnative else " (not the native byte order)"
+        raise TypeError(f"{label}: dtype {array.dtype}{order}, expected {SUPPORTED}")
+    if like is not None:
+        _check_like(label, array, like)
+    if not array.flags.writeable:
+        raise ValueError(f"{label} is read-only, and a step changes it in place")
+    if _may_overlap_itself(array):
+        raise ValueError(f"{label}: its elements may share memory (strides {array.strides})")
+
+
+def check_array(label: str, value: Any, param: Array) -> Array:
+    """Check a gradient or a moment against its parameter; return it as an ndarray."""
+    _refuse_masked(label, value)
+    if isinstance(value, list | tuple | Mapping) or not hasattr(type(value), "__array__"):
+        raise TypeError(f"{label} is a {type(value).__name__}; expected a numpy.ndarray")
+    try:
+        grad = np.asarray(value)
+    except Exception as error:
+        raise TypeError(f"{label} gives no numpy.ndarray: {error}") from error
+    _check_like(label, grad, param)
+    return grad.view(param.dtype) if grad.dtype is not param.dtype else grad
+
+
+def check_separate(arrays: Sequence[tuple[str, Array]]) -> None:
+    """Check that no two arrays share memory."""
+    spans = sorted(
+        ((*byte_bounds(array), label, array) for label, array in arrays if array.size),
+        key=lambda span: span[:2],
+    )
+    open_spans: list[tuple[int, int, str, Array]] = []
+    for span in spans:
+        open_spans = [other for other in open_spans if other[1] > span[0]]
+        for other in open_spans:
+            if _share(other[3], span[3]):
+                raise ValueError(f"{other[2]} and {span[2]} share memory")
+        open_spans.append(span)
+
+
+def _refuse_masked(label: str, value: Any) -> None:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{label} is a masked array; pass its .data or .filled() values")
+
+
+def _check_like(label: str, array: Array, param: Array) -> None:
+    if array.shape != param.shape:
+        raise ValueError(f"{label}: shape {array.shape}, expected {param.shape} as the parameter's")
+    if array.dtype != param.dtype:
+        raise TypeError(f"{label}: dtype {array.dtype}, expected {param.dtype} as the parameter's")
+
+
+def _may_overlap_itself(array: Array) -> bool:
+    """Whether two elements may have memory in common, as in a broadcast array."""
+    extent = array.itemsize
+    for stride, length in sorted(
+        (abs(stride), length) for stride, length in zip(array.strides, array.shape, strict=True)
+    ):
+        if length > 1:
+            if stride < extent:
+                return array.size > 0
+            extent += stride * (length - 1)
+    return False
+
+
+def _share(a: Array, b: Array) -> bool:
+    """Whether two arrays have memory in common; where that is hard to tell, they do."""
+    try:
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # the stub is too narrow
+    except np.exceptions.TooHardError:
+        return True

@@ -1,0 +1,126 @@
+"""Param groups: from what a user passes as parameters to slots with keys and state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastadam import _hyper, _tree
+from fastadam._arrays import Arrays
+from fastadam._checks import check_separate, check_written
+from fastadam._hyper import Group
+from fastadam._rules import Rule
+from fastadam._slots import Slot, slot, with_state
+
+
+def are_groups(params: Any) -> bool:
+    """Whether parameters come as a list of param groups."""
+    return (
+        isinstance(params, list | tuple)
+        and len(params) > 0
+        and all(isinstance(entry, Mapping) and "params" in entry for entry in params)
+    )
+
+
+def added(
+    rule: Rule,
+    old: Arrays | None,
+    groups: Sequence[Mapping[str, Any]],
+    defaults: Group,
+    ema_decay: float | None,
+    grouped: bool,
+) -> tuple[Arrays, list[Group]]:
+    """The arrays of an optimizer with these groups behind those that it has, and the new groups.
+
+    Parameters
+    ----------
+    old : Arrays, optional
+        Those that it has.
+    groups : sequence of mapping
+        ``"params"``, and the options in which a group differs from `defaults`.
+    grouped : bool
+        Whether gradients come as a list with one entry for each group.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A group, an array or an option does not fit.
+    """
+    specs, slots = (old.specs, list(old.slots)) if old else ([], [])
+    n_old = len(slots)
+    new_groups: list[Group] = []
+    for group in groups:
+        if not isinstance(group, Mapping):
+            raise TypeError(f"a param group must be a dict, found {type(group).__name__}")
+        if "params" not in group:
+            raise ValueError("a param group needs a 'params' entry")
+        number = len(specs)
+        found: list[tuple[_tree.Path, Any]] = []
+        specs.append(_tree.index(group["params"], found, len(slots)))
+        keys = _keys(group["params"], [path for path, _ in found], number, slots)
+        for key, (path, array) in zip(keys, found, strict=True):
+            suffix = _tree.label(f"[{number}]" if grouped else "", path)
+            check_written("params" + suffix, array)
+            slots.append(slot(rule, [array], number, suffix, key))
+        params = tuple(array for _, array in found)
+        new_groups.append({**defaults, **group, "params": params})
+    if not slots:
+        raise ValueError("optimizer got an empty parameter list")
+    check_separate([("params" + slot.suffix, slot.user) for slot in slots])
+    for group in new_groups:
+        float32 = any(param.real.dtype == np.float32 for param in group["params"])
+        traits = _hyper.Traits(rule.options, float32, ema_decay=ema_decay or 0.0)
+        group.update(_hyper.checked(group, traits))
+    n_old_groups = len(specs) - len(new_groups)
+    slots[n_old:] = [
+        _with_new_state(rule, bare, new_groups[bare.group - n_old_groups], ema_decay)
+        for bare in slots[n_old:]
+    ]
+    return arranged(rule, specs, slots, ema_decay, grouped), new_groups
+
+
+def arranged(
+    rule: Rule,
+    specs: Sequence[_tree.Spec],
+    slots: Sequence[Slot],
+    ema_decay: float | None,
+    grouped: bool,
+) -> Arrays:
+    """An optimizer's arrays, of its groups' specs and of slots with state."""
+    return Arrays(
+        rule=rule,
+        spec=list(specs) if grouped else specs[0],
+        names=("params", "grads"),
+        slots=slots,
+        written=[("params" + slot.suffix, slot.user) for slot in slots],
+        n_groups=len(specs),
+        grouped=grouped,
+        ema_decay=ema_decay,
+    )
+
+
+def _with_new_state(rule: Rule, bare: Slot, options: Group, ema_decay: float | None) -> Slot:
+    kept = rule.kept(options)
+    zeros = [0.0 if name in kept else None for name in rule.states]
+    return with_state(bare, zeros, None if ema_decay is None else bare.user)
+
+
+def _keys(nest: Any, paths: Sequence[_tree.Path], group: int, slots: Sequence[Slot]) -> list[Any]:
+    """The keys of a group's arrays: torch's indices, a flat dict's keys, or dotted paths."""
+    keys: list[Any]
+    if any(len(path) > 1 for path in paths):
+        keys = [".".join(map(str, path)) for path in paths]
+    elif isinstance(nest, Mapping):
+        keys = [path[0] for path in paths]
+    else:
+        keys = list(range(len(slots), len(slots) + len(paths)))
+    taken = {slot.key for slot in slots}
+    if not taken.isdisjoint(keys):
+        keys = [f"{group}.{key}" for key in keys]
+    for key in keys:
+        if key in taken:
+            raise ValueError(f"two parameters have the same key {key!r}; rename one")
+        taken.add(key)
+    return keys

@@ -1,0 +1,303 @@
+"""Ctrl-C at any moment: what it interrupts was done or was not, and the optimizer goes on."""
+
+import contextlib
+import copy
+import dis
+import inspect
+import itertools
+import os
+import pickle
+import random
+import signal
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+from reference import bits
+
+import fastadam
+from fastadam import RowGrad, _backend
+
+
+@cache
+def looks(code):
+    """{offset: the next one} of the instructions at whose end Python looks for signals."""
+    instructions = list(dis.get_instructions(code))
+    return {
+        one.offset: other.offset
+        for one, other in itertools.pairwise(instructions)
+        if one.opname.startswith(("RESUME", "JUMP_BACKWARD", "CALL"))
+        and "INTRINSIC" not in one.opname
+    }
+
+
+@cache
+def handlers(code):
+    """{offset: the offset of the code that handles an exception there}"""
+    return {
+        offset: entry.target
+        for entry in dis._parse_exception_table(code)
+        for offset in range(entry.start, entry.end, 2)
+    }
+
+
+#: In whose functions there are interrupts: fastadam's own, and those that end its `with` blocks.
+FILES = (
+    os.path.dirname(fastadam.__file__),
+    contextlib.__file__,
+    inspect.getfile(np.errstate.__enter__),
+)
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the n-th moment at which a signal could."""
+
+    def __init__(self, n):
+        self.n, self.passed = n, 0
+        self.last = {}  # {frame: the offset of its last instruction}
+
+    def is_left_alone(self, frame):
+        """The NumPy backend does not promise whole steps."""
+        while frame is not None and frame.f_code.co_name != "_run":
+            frame = frame.f_back
+        return frame is not None
+
+    def count(self):
+        self.passed += 1
+        if self.passed == self.n:
+            raise KeyboardInterrupt
+
+    def trace(self, frame, event, argument):
+        if event == "call":
+            if not frame.f_code.co_filename.startswith(FILES) or self.is_left_alone(frame):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        elif event == "opcode":
+            last, now = self.last.get(frame), frame.f_lasti
+            if last in looks(frame.f_code) and not self.leaves_a_block(frame.f_code, last):
+                self.count()
+            self.last[frame] = now
+        return self.trace
+
+    def leaves_a_block(self, code, offset):
+        """Whether what is raised by an instruction is handled elsewhere than after it."""
+        handler = handlers(code)
+        return handler.get(offset) != handler.get(looks(code)[offset])
+
+    def profile(self, frame, event, argument):
+        """The last call of a block raises, since after it would be too late."""
+        caller = frame.f_back if event == "return" else frame
+        if (
+            event in ("return", "c_return")
+            and caller in self.last
+            and caller.f_lasti in looks(caller.f_code)
+            and self.leaves_a_block(caller.f_code, caller.f_lasti)
+        ):
+            self.count()
+
+
+def interrupted(n, call):
+    """Call, but for an interrupt; how many moments there were."""
+    before = sys.gettrace(), sys.getprofile()
+    interrupt = Interrupt(n)
+    sys.setprofile(interrupt.profile)
+    sys.settrace(interrupt.trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before[0])
+        sys.setprofile(before[1])
+    return interrupt.passed
+
+
+class Training:
+    """An optimizer that has all that one can have, and what can be seen of it."""
+
+    def __init__(self, rows=True):
+        self.params = [np.arange(2.0), np.ones(1, np.float32), np.zeros((3, 2))]
+        self.more = np.ones(4)
+        self.opt = fastadam.NAdam(
+            [{"params": self.params[:2]}, {"params": self.params[2], "name": "table"}],
+            lr=0.5,
+            max_grad_norm=100.0,
+            ema_decay=None if rows else 0.5,
+        )
+        self.opt.step(self.grads(1.0))
+
+    def grads(self, factor, rows=()):
+        table = np.full((3, 2), factor)
+        if len(rows):
+            table = RowGrad(rows, np.full((len(rows), 2), factor))
+        grads = [[np.array([factor, -2.0]), np.full(1, factor, np.float32)], table]
+        return [*grads, np.full(4, factor)][: len(self.opt.param_groups)]
+
+    def accumulate(self):
+        self.opt.accumulate(self.grads(2.0, [2, 0] if self.opt._ema_decay is None else []))
+
+    def add(self):
+        self.opt.add_param_group({"params": self.more, "lr": 0.25, "momentum_decay": 0.1})
+
+    def save(self):
+        self.saved = saved = self.opt.state_dict()
+        for entry in saved["state"].values():
+            entry.update(step=7, mu_product=0.5, exp_avg=entry["exp_avg"] + 1)
+        for group in saved["param_groups"]:
+            group.update(lr=0.125, name="loaded", finished_steps=9)
+
+    def use_averages(self):
+        with self.opt.use_averaged_params():
+            self.params[0][...] = 7.0
+
+    def seen(self):
+        saved = self.opt.state_dict()
+        shown = [bits(p) for p in [*self.params, self.more]]
+        for entry in saved["state"].values():
+            shown += [bits(v) if isinstance(v, np.ndarray) else v for v in entry.values()]
+        return [*shown, repr((self.opt.grad_norm, saved["param_groups"]))]
+
+    def goes_on(self):
+        with contextlib.suppress(ValueError):  # if there is nothing from accumulate
+            self.opt.step()
+        self.opt.step(self.grads(3.0))
+        return self.seen()
+
+
+def accumulated(rows=True):
+    training = Training(rows)
+    training.accumulate()
+    training.accumulate()
+    return training
+
+
+def to_load():
+    training = accumulated()
+    training.save()
+    return training
+
+
+#: {case: (what there is, what is interrupted)}
+CASES = {
+    "accumulate": (Training, Training.accumulate),
+    "accumulate more": (accumulated, Training.accumulate),
+    "step on the mean": (accumulated, lambda t: t.opt.step()),
+    "step": (accumulated, lambda t: t.opt.step(t.grads(0.5, [1, 1]))),
+    "state_dict": (accumulated, lambda t: t.opt.state_dict()),
+    "load_state_dict": (to_load, lambda t: t.opt.load_state_dict(t.saved)),
+    "add_param_group": (accumulated, Training.add),
+    "averaged_params": (lambda: accumulated(False), lambda t: t.opt.averaged_params()),
+    "use_averaged_params": (lambda: accumulated(False), Training.use_averages),
+    "deepcopy": (accumulated, lambda t: copy.deepcopy(t.opt)),
+    "pickle": (accumulated, lambda t: pickle.dumps(t.opt)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_at_every_moment(case, backend):
+    if backend not in (_backend.available[0], "numpy"):
+        return
+    make, act = CASES[case]
+    before, done = make(), make()
+    n = interrupted(0, lambda: act(done))
+    assert n > 5
+    ends = [(one.seen(), one.goes_on()) for one in (before, done)]
+    for moment in sorted({*range(1, n, 1 + n // 200), *range(max(1, n - 80), n + 1)}):
+        training = make()
+        try:
+            interrupted(moment, lambda training=training: act(training))
+        except KeyboardInterrupt:
+            seen = training.seen()  # the exception, and with it the frames, are still there
+        else:
+            pytest.fail(f"nothing came at moment {moment} of {n}")
+        assert (seen, training.goes_on()) in ends, moment
+    assert np.geterr() == {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+
+
+class Signals:
+    """Has signals raise KeyboardInterrupt at random moments of what is called in between."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+
+    def interrupt(self, call, longest):
+        """Call again and again until a signal comes; longest is in seconds."""
+        try:
+            signal.setitimer(signal.ITIMER_REAL, self.random.uniform(1e-6, longest))
+            while True:
+                call()
+        except KeyboardInterrupt:
+            pass
+
+
+@pytest.fixture
+def signals():
+    if not hasattr(signal, "setitimer"):
+        pytest.skip("needs timers")
+
+    def handler(*_):
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGALRM, handler)
+    yield Signals(80)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, old)
+
+
+def test_signals_in_accumulation(signals, backend):
+    p, g = np.zeros(2), np.ones(2)
+    opt = fastadam.SGD(p, lr=1.0)
+
+    def train():
+        opt.accumulate(g)
+        opt.step()
+
+    for _ in range(150):
+        signals.interrupt(train, 5e-4)
+        with contextlib.suppress(ValueError):
+            opt.step()
+        steps = opt.state_dict()["state"][0]["step"]
+        if backend != "numpy":  # whose steps may be half done
+            assert (p == -steps).all()
+    assert steps > 0
+
+
+def test_signals_in_blocks_with_averages(signals):
+    for size in (3, 100_000):
+        p = np.zeros(size)
+        opt = fastadam.SGD(p, lr=1.0, ema_decay=0.5)
+        opt.step(np.ones(size))
+
+        def use(opt=opt, p=p):
+            with opt.use_averaged_params():
+                p[0] = 7.0
+
+        for _ in range(150):
+            signals.interrupt(use, 5e-4)
+            assert (p == -1).all()
+            assert (opt.averaged_params() == -0.5).all()
+        opt.step(np.ones(size))
+
+
+def test_signals_in_state_and_groups(signals):
+    p = np.zeros(3)
+    opt = fastadam.Adam([{"params": p}], lr=0.0)
+    states = []
+    for n in (1, 2):
+        opt.lr = float(n)
+        opt.step([np.full(3, float(n))])
+        states.append(opt.state_dict())
+
+    def use():
+        for state in states:
+            opt.load_state_dict(state)
+            opt.state_dict()
+
+    for _ in range(150):
+        signals.interrupt(use, 5e-4)
+        assert repr(opt.state_dict()) in map(repr, states)
+    for _ in range(100):
+        signals.interrupt(lambda: opt.add_param_group({"params": np.zeros(3)}), 5e-4)
+        groups = opt.state_dict()["param_groups"]
+        assert len(groups) == len(opt.param_groups)
+        opt.step([np.ones(3)] * len(groups))
+    assert len(groups) > 10
