@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -108,19 +108,46 @@ def _with_new_state(rule: Rule, bare: Slot, options: Group, ema_decay: float | N
 
 
 def _keys(nest: Any, paths: Sequence[_tree.Path], group: int, slots: Sequence[Slot]) -> list[Any]:
-    """The keys of a group's arrays: torch's indices, a flat dict's keys, or dotted paths."""
-    keys: list[Any]
+    """The keys of a group's arrays: torch's indices, a flat dict's keys, or dotted paths.
+
+    Where earlier groups have one of them, too, all get a prefix with the group's number. If they
+    have one of those, a user could rename what has a name; for lists there is another prefix.
+    """
+    own: list[Any]
     if any(len(path) > 1 for path in paths):
-        keys = [".".join(map(str, path)) for path in paths]
+        own = [".".join(map(str, path)) for path in paths]
     elif isinstance(nest, Mapping):
-        keys = [path[0] for path in paths]
+        own = [path[0] for path in paths]
     else:
-        keys = list(range(len(slots), len(slots) + len(paths)))
+        own = list(range(len(slots), len(slots) + len(paths)))
     taken = {slot.key for slot in slots}
-    if not taken.isdisjoint(keys):
-        keys = [f"{group}.{key}" for key in keys]
-    for key in keys:
-        if key in taken:
-            raise ValueError(f"two parameters have the same key {key!r}; rename one")
-        taken.add(key)
-    return keys
+    keys, prefix = own, f"{group}."
+    if not taken.isdisjoint(own):
+        keys = [f"{prefix}{key}" for key in own]
+    while True:
+        twice = _first_twice(keys, taken)
+        if twice is None:
+            return keys
+        if _has_names(nest, paths[twice]):
+            raise ValueError(f"two parameters have the same key {keys[twice]!r}; rename one")
+        prefix = "group" + prefix
+        keys = [f"{prefix}{key}" for key in own]
+
+
+def _first_twice(keys: Sequence[Any], taken: Set[Any]) -> int | None:
+    """Where the first key is that is taken, or was there before."""
+    seen = set(taken)
+    for i, key in enumerate(keys):
+        if key in seen:
+            return i
+        seen.add(key)
+    return None
+
+
+def _has_names(nest: Any, path: _tree.Path) -> bool:
+    """Whether a dict is on the way to an array, and not lists alone."""
+    for step in path:
+        if isinstance(nest, Mapping):
+            return True
+        nest = nest[step]
+    return False

@@ -1,4 +1,4 @@
-"""Options of param groups: followed, checked, shown."""
+"""Keys of arrays in groups, and options of groups: kept, followed, checked."""
 
 import os
 import subprocess
@@ -8,6 +8,45 @@ import numpy as np
 import pytest
 
 import fastadam
+
+
+def keys_of(opt):
+    return list(opt.state_dict()["state"])
+
+
+def nested():
+    return {"params": [np.ones(1), [np.ones(1), np.ones(1)]]}
+
+
+class TestKeys:
+    def test_of_groups_that_are_nested_alike(self):
+        opt = fastadam.Adam([nested(), nested(), nested()], lr=0.5)
+        added = fastadam.Adam([nested()], lr=0.5)
+        added.add_param_group(nested())
+        added.add_param_group(nested())
+        expected = [
+            *("0", "1.0", "1.1"),
+            *("group1.0", "group1.1.0", "group1.1.1"),
+            *("2.0", "2.1.0", "2.1.1"),
+        ]
+        assert keys_of(opt) == keys_of(added) == expected
+        opt.step([[np.ones(1), [None, np.ones(1)]]] * 3)
+        added.load_state_dict(opt.state_dict())
+        steps = [entry["step"] for entry in added.state_dict()["state"].values()]
+        assert steps == [1, 0, 1] * 3
+
+    def test_that_others_took_by_name(self):
+        names = {"0": np.ones(1), "1": {"0": np.ones(1)}, "group1": [np.ones(1)]}
+        opt = fastadam.Adam([{"params": names}, {"params": [np.ones(1), [np.ones(1)]]}])
+        assert keys_of(opt)[:3] == ["0", "1.0", "group1.0"]
+        assert keys_of(opt)[3:] == ["groupgroup1.0", "groupgroup1.1.0"]
+
+    def test_with_a_name_are_refused_as_ever(self):
+        opt = fastadam.Adam({"w": np.ones(1), "1": {"w": np.ones(1)}})
+        with pytest.raises(ValueError, match=r"same key '1\.w'; rename one"):
+            opt.add_param_group({"params": {"w": np.ones(1)}})
+        assert len(opt.param_groups) == 1
+        opt.step({"w": np.ones(1), "1": {"w": np.ones(1)}})
 
 
 class TestOptions:
