@@ -15,6 +15,9 @@ import numpy as np
 from fastadam._rules import Rule
 from fastadam._types import Array
 
+#: Elements of an array that caches do not hold: FA_BEYOND_CACHE in csrc/kernel.c.
+BEYOND_CACHE = 2 << 20
+
 
 class Slot(NamedTuple):
     """All that is known of a parameter. It never changes; new state makes a new slot."""
@@ -84,11 +87,12 @@ def state_like(array: Array, number: int, values: Array | float = 0.0) -> Array:
 
 def lies_as_state(array: Array, like: Array, number: int) -> bool:
     """Whether an array lies in memory as a plain array's state of that number should."""
+    unit, shift = _place(like, number) if like.size < BEYOND_CACHE else (64, 0)
     return (
         array.flags.aligned
         and array.flags.writeable
         and same_order(array, like)
-        and (_address(array) - _address(like)) % 64 == 0
+        and (_address(array) - _address(like) - shift) % unit == 0
     )
 
 
