@@ -85,6 +85,8 @@ def unpack(
     ValueError
         These are not what `pack` makes, or of another class of optimizer, or a group whose
         learning rate was a function has none now.
+    TypeError
+        One of `keys` is of a kind that `pack` cannot write.
     """
     name = expect("optimizer", header.get("optimizer", ABSENT), str)
     if name != optimizer:
