@@ -1,4 +1,4 @@
-"""Build the C extension: csrc/kernel.c once for each instruction set and dtype.
+"""Build the C extensions: csrc/kernel.c once for each instruction set and dtype.
 
 Everything else is in pyproject.toml. Without a working compiler the build goes
 on and the package runs on its NumPy implementation.
@@ -55,11 +55,17 @@ def cpu_family():
 
 
 class BuildKernels(build_ext):
-    """Compile the kernels with their own flags, then the extension as usual."""
+    """Compile the kernels with their own flags, then the extensions as usual."""
 
     def build_extension(self, ext):
         msvc = self.compiler.compiler_type == "msvc"
         flags = MSVC_FLAGS if msvc else UNIX_FLAGS
+        ext.extra_compile_args += flags
+        if ext.name == "fastadam._native":
+            self.add_kernels(ext, msvc, flags)
+        super().build_extension(ext)
+
+    def add_kernels(self, ext, msvc, flags):
         openmp = "/openmp" if msvc else "-fopenmp"
         if self.has_openmp(openmp):
             ext.extra_compile_args.append(openmp)
@@ -82,8 +88,6 @@ class BuildKernels(build_ext):
             ("FA_COMPILED", " ".join(rows)),
             ("FA_BUILT_WITH", f'"{self.describe_compiler(flags)}"'),
         ]
-        ext.extra_compile_args += flags
-        super().build_extension(ext)
 
     def has_openmp(self, flag):
         """Whether a program that starts threads compiles and links."""
@@ -122,14 +126,23 @@ class BuildKernels(build_ext):
 
 
 C_FILES = ["blocks", "cpu", "isas", "merge_rows", "norm", "scalars", "share", "step"]
-extension = Extension(
-    "fastadam._native",
-    ["fastadam/_native.pyx", *(f"csrc/{name}.c" for name in C_FILES)],
-    include_dirs=["csrc", numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-    depends=["csrc/kernel.c", *HEADERS],
+SOURCES = {
+    "fastadam._native": ["fastadam/_native.pyx", *(f"csrc/{name}.c" for name in C_FILES)],
+    "fastadam.torch._tensors": ["fastadam/torch/_tensors.pyx"],
+}
+extensions = cythonize(
+    [
+        Extension(
+            name,
+            sources,
+            include_dirs=["csrc", numpy.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+            depends=["csrc/kernel.c", *HEADERS],
+        )
+        for name, sources in SOURCES.items()
+    ],
+    language_level=3,
 )
-extensions = cythonize([extension], language_level=3)
 for ext in extensions:
     ext.optional = True  # cythonize drops it when given to Extension (Cython 3.3.1)
 

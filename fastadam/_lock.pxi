@@ -16,9 +16,6 @@ if hasattr(os, "register_at_fork"):
 cdef class Place:
     """A thread's place in the queue before a lock."""
 
-    cdef unsigned long thread
-    cdef Place next
-
 
 @cython.final
 cdef class Lock:
@@ -32,13 +29,6 @@ cdef class Lock:
     is rare, looks again every now and then. Nobody waits for a thread that was interrupted: a
     place is given up by the same `try` statement that was entered when it was taken.
     """
-
-    cdef unsigned long owner
-    cdef bint held
-    cdef Place first  # in the queue
-    cdef Py_ssize_t n_forks  # of `survivors`, those that this lock knows of
-    #: Why nobody may use the optimizer now; who waited for the lock must look again.
-    cdef public str refusal
 
     def __cinit__(self):
         self.n_forks = PyList_GET_SIZE(survivors)

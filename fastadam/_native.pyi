@@ -1,11 +1,9 @@
-from collections.abc import Callable
 from typing import Any
 
 from fastadam._arrays import Arrays, Counts
 from fastadam._hyper import Clip, Group
 from fastadam._types import Array
 
-STATES: int
 HYPERS: tuple[str, ...]
 built_with: str
 threading: str
@@ -44,22 +42,3 @@ class Batch:
         self, grads: Any, groups: list[Group], loss_scale: float, most_threads: int = ...
     ) -> None: ...
     def streams(self, grads: Any) -> None: ...
-
-class Tensors:
-    def __init__(
-        self,
-        batch: Batch,
-        exchange: object,
-        grad_of: object,
-        grad_type: type,
-        params: list[Any],
-        rows: list[tuple[Any, ...] | None],
-        state: dict[Any, Any],
-        aliases: list[Any],
-        increment_version: Callable[[Any], None],
-        read_group: Callable[[Any, Any], Group],
-        read_grad: Callable[[str, Any], Any],
-        is_aliased: Callable[[Any, int], bool],
-    ) -> None: ...
-    def step(self, groups: list[Group], is_shared: bool, most_threads: int) -> bool: ...
-    def is_state_shared(self) -> bool: ...

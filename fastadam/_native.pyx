@@ -9,13 +9,12 @@ which copies or refuses them.
 from libc.float cimport FLT_MAX
 from libc.limits cimport INT_MAX
 from libc.math cimport INFINITY
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcpy, memset
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.list cimport PyList_GET_SIZE
-from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_CLEAR, Py_INCREF
@@ -25,7 +24,6 @@ cimport numpy as cnp
 
 import os
 from time import sleep
-from types import GetSetDescriptorType
 
 import numpy as np
 
@@ -37,46 +35,13 @@ from fastadam._rules import ADAM
 cnp.import_array()
 
 cdef extern from "fastadam.h":
-    enum: FA_FLOAT32, FA_FLOAT64, FA_STATES, FA_NUMBERS, FA_HYPERS, FA_BLOCK
-    enum fa_norm: FA_NO_NORM, FA_MEASURED, FA_GIVEN
-    ctypedef struct fa_hyper:
-        double lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay
-        double amsgrad, maximize, epsilon_hat
+    enum: FA_HYPERS, FA_BLOCK
     const char *const fa_hyper_names[]
     const char *fa_rule_name(int rule)
     const char *fa_isa_name(int isa)
     int fa_cpu_has(int isa)
     int fa_best_isa()
     int fa_states_kept(int rule, const fa_hyper *hyper)
-    ctypedef struct fa_streams:
-        void *param
-        void *state[FA_STATES]
-        void *average
-    ctypedef struct fa_array:
-        fa_streams streams
-        int64_t size, origin
-        int group, dtype
-        int64_t step
-        double numbers[FA_NUMBERS]
-    ctypedef struct fa_constants:
-        pass
-    ctypedef struct fa_job:
-        fa_array *array
-        const void *grad
-        int64_t size
-        const int64_t *rows
-        int64_t width
-    ctypedef struct fa_batch:
-        int isa, rule, threads
-        const fa_hyper *groups
-        fa_job *jobs
-        int64_t n_jobs
-        double loss_scale
-        fa_norm norm
-        double grad_norm, max_grad_norm
-        int skip_nonfinite
-        fa_constants *constants
-        double *sums
     size_t fa_constants_size()
     int64_t fa_blocks(const fa_job *job)
     int64_t fa_real_size(int dtype)
@@ -90,7 +55,6 @@ cdef extern from "fastadam.h":
 
 cdef extern from *:
     const char *FA_BUILT_WITH
-    Py_ssize_t Py_REFCNT(PyObject *object)
     double PyLong_AsDouble(object number)  # leaves an exception where the number is too large
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t i)
     int PyDict_Next(object items, Py_ssize_t *position, PyObject **key, PyObject **value)
@@ -100,7 +64,6 @@ cdef extern from "numpy/arrayobject.h":
     int PyArray_CopyInto(cnp.ndarray dest, cnp.ndarray src) except -1
 
 cdef int64_t KEEP_GIL_BELOW = 1024  # elements: giving the GIL away would take longer
-STATES = FA_STATES  # the most arrays of state that a rule keeps
 HYPERS = tuple([fa_hyper_names[k].decode() for k in range(FA_HYPERS)])
 built_with = FA_BUILT_WITH.decode()
 threading = fa_threading.decode()
@@ -173,15 +136,6 @@ include "_lock.pxi"
 include "_plain.pxi"
 
 
-# An array of the user's that a step writes, as it was when the batch was made.
-cdef struct Watched:
-    PyObject *user
-    char *data
-    const cnp.npy_intp *strides
-    Layout layout  # of a parameter: that of the plain array in whose order gradients must come
-    Py_ssize_t place  # see `touches`
-
-
 @cython.final
 cdef class Leaves:
     """A list whose entries are all arrays, of the numbers first, first + 1, ..."""
@@ -206,25 +160,6 @@ cdef object with_leaves(spec):
 @cython.final
 cdef class Batch:
     """The arrays of an optimizer with their step counts; the twin of _numpy.Batch."""
-
-    cdef readonly object arrays
-    cdef object spec
-    cdef Lock lock
-    cdef public bint retired  # whether the optimizer has another batch now
-    cdef int64_t elements  # of all arrays
-    cdef list copies  # (index, user's array, plain array)
-    cdef list seen  # for each group, the keys and values that c_groups was made from
-    cdef list scheduled  # for each group, its Hyper if its lr is a function, else None
-    cdef readonly int64_t finished, skipped
-    cdef Py_ssize_t n, n_groups, n_watched, n_written
-    cdef fa_batch batch
-    cdef fa_array *c_arrays
-    cdef fa_hyper *c_groups
-    cdef int *kept  # for each group, which states all of its arrays have
-    cdef PyObject **held  # gradients, owned during a step, so that nobody can free them
-    cdef Watched *watched  # the parameters, then whatever else is the user's
-    cdef Interval *written
-    cdef cnp.npy_intp *lengths  # of the watched arrays: shapes and strides
 
     def __cinit__(self, arrays, counts, Lock lock, clip):
         cdef Py_ssize_t i, k, ndim
@@ -431,7 +366,7 @@ cdef class Batch:
                 return False
         return True
 
-    cdef inline void hold(self, Py_ssize_t i, object grad) noexcept:
+    cdef void hold(self, Py_ssize_t i, object grad) noexcept:
         if grad is not None:
             Py_INCREF(grad)
             self.held[i] = <PyObject *>grad
@@ -447,7 +382,7 @@ cdef class Batch:
                 return False
         return True
 
-    cdef inline bint claim_one(self, Py_ssize_t i) noexcept:
+    cdef bint claim_one(self, Py_ssize_t i) noexcept:
         cdef cnp.ndarray numbers, values
         cdef fa_job *job
         grad = <object>self.held[i]
@@ -465,7 +400,7 @@ cdef class Batch:
         job.size = values.shape[0] * job.width
         return True
 
-    cdef inline bint fits(self, Py_ssize_t i, object grad) noexcept:
+    cdef bint fits(self, Py_ssize_t i, object grad) noexcept:
         """Whether C may walk the gradient along its parameter; both are only looked at."""
         cdef const fa_array *array = &self.c_arrays[i]
         cdef Watched *watched = &self.watched[i]
@@ -483,7 +418,7 @@ cdef class Batch:
             )
         )
 
-    cdef inline fa_job *claim(self, Py_ssize_t i, const void *grad) noexcept:
+    cdef fa_job *claim(self, Py_ssize_t i, const void *grad) noexcept:
         """Let the step change an array against a gradient that is held."""
         cdef fa_job *job = &self.batch.jobs[self.batch.n_jobs]
         self.batch.n_jobs += 1
@@ -516,6 +451,17 @@ cdef class Batch:
             self.skipped += 1
         return 0
 
+    cdef int load_group(self, Py_ssize_t i, hyper) except -1:
+        """Take a group's numbers; a learning rate that is a function comes at each step."""
+        cdef double *numbers = <double *>&self.c_groups[i]
+        cdef Py_ssize_t k
+        for k in range(FA_HYPERS):
+            value = getattr(hyper, HYPERS[k])
+            numbers[k] = 0.0 if callable(value) else value
+        if fa_states_kept(self.batch.rule, &self.c_groups[i]) & ~self.kept[i]:
+            raise RuntimeError(f"{self.arrays.rule.name}: C and NumPy keep other states")
+        return 0
+
     cdef int load_groups(self, groups, loss_scale) except -1:
         cdef Py_ssize_t i
         cdef fa_hyper *c_group
@@ -537,9 +483,7 @@ cdef class Batch:
                 hyper = _hyper.check_group(group, traits)
                 self.seen[i] = []
                 self.scheduled[i] = hyper if callable(hyper.lr) else None
-                fill(c_group, hyper)
-                if fa_states_kept(self.batch.rule, c_group) & ~self.kept[i]:
-                    raise RuntimeError(f"{self.arrays.rule.name}: C and NumPy keep other states")
+                self.load_group(i, hyper)
                 if _hyper.is_fixed(group, traits):
                     self.seen[i] = items_of(group)
         for i, hyper in enumerate(self.scheduled):
@@ -592,16 +536,6 @@ cdef inline bint is_as_made(const Watched *watched) noexcept:
     )
 
 
-cdef int fill(fa_hyper *to, hyper) except -1:
-    """A group's numbers in C's order; a learning rate that is a function comes at each step."""
-    cdef double *numbers = <double *>to
-    cdef Py_ssize_t k
-    for k in range(FA_HYPERS):
-        value = getattr(hyper, HYPERS[k])
-        numbers[k] = 0.0 if callable(value) else value
-    return 0
-
-
 cdef cnp.npy_intp *copy_of(const cnp.npy_intp *numbers, Py_ssize_t n, cnp.npy_intp **room) noexcept:
     """Copy numbers to the front of the room, and shorten the room."""
     cdef cnp.npy_intp *copy = room[0]
@@ -626,4 +560,3 @@ cdef int resize(void **memory, size_t size) except -1:
 
 
 include "_direct.pxi"
-include "_tensors.pxi"

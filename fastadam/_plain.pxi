@@ -5,21 +5,6 @@ cdef enum:
     BOTH_ORDERS = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
 
 
-# Kept apart from the array that it describes: to look only at it saves a cache line or two.
-cdef struct Layout:
-    void *descr  # or another with
-    int type_number
-    int ndim
-    int orders  # of BOTH_ORDERS, those that the array has
-    const cnp.npy_intp *shape
-    const cnp.npy_intp *strides
-
-
-cdef struct Interval:
-    uintptr_t start
-    uintptr_t end
-
-
 cdef inline Layout layout_of(cnp.ndarray array) noexcept:
     cdef Layout layout
     layout.descr = PyArray_DESCR(array)

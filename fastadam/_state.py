@@ -123,12 +123,17 @@ def _check_dict(label: str, value: Any, keys: tuple[str, ...] = ()) -> None:
 
 
 def untensored(value: Any) -> Any:
-    """Numbers in place of 0-d arrays and tensors, which torch's options may be."""
+    """An option with numbers in place of arrays and tensors that are one; lists stay lists.
+
+    In torch lr and betas may be tensors of one element, and in NumPy they may be 0-d arrays.
+    """
     if isinstance(value, list):
         return list(map(untensored, value))
     if isinstance(value, tuple):
         return tuple(map(untensored, value))
-    return value.item() if getattr(value, "ndim", None) == 0 else value
+    numel = getattr(value, "numel", None)  # a tensor's number of elements; arrays do not have it
+    is_number = numel() == 1 if callable(numel) else getattr(value, "ndim", None) == 0
+    return value.item() if is_number else value
 
 
 def _match_keys(saved_groups: Any, arrays: Arrays) -> list[Any]:

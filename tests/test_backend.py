@@ -115,6 +115,14 @@ print(sorted(name for name in loaded - known if not name.startswith("_cython_"))
     assert result.stderr == ""
 
 
+def test_import_loads_no_adapter():
+    """Nor what is compiled for one."""
+    code = "import sys, fastadam; print([m for m in sys.modules if m.startswith('fastadam.torch')])"
+    assert run(code).stdout == "[]\n"
+    if _backend.native():
+        assert not hasattr(_backend.native(), "Tensors")
+
+
 def test_import_leaves_subnormals_alone():
     """An extension linked with -ffast-math would make the whole process flush them to zero."""
     code = "import fastadam, numpy; print(numpy.float64(5e-324) * 1.0 + float('5e-324'))"

@@ -71,6 +71,19 @@ def test_a_state_dict_of_torchs_loads(amsgrad):
     assert np.abs(p - ours).max() < 1e-14
 
 
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_options_that_are_tensors_load(shape):
+    """torch takes tensors of one element, whatever their axes."""
+    half, quarter = (torch.full(shape, number) for number in (0.5, 0.25))
+    options = {"lr": half, "betas": (quarter, half), "foreach": False}
+    reference = torch.optim.Adam([torch.ones(2)], **options)
+    loaded = fastadam.Adam(np.ones(2, np.float32))
+    loaded.load_state_dict(reference.state_dict())
+    group = loaded.param_groups[0]
+    assert (group["lr"], group["betas"]) == (0.5, (0.25, 0.5))
+    assert {type(number) for number in (group["lr"], *group["betas"])} == {float}
+
+
 @pytest.mark.parametrize("key", ["lr", "eps", "weight_decay"])
 def test_range_errors_have_torchs_wording(key):
     with pytest.raises(ValueError) as theirs:  # noqa: PT011

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 import fastadam
-from fastadam import _backend
 
 torch = pytest.importorskip("torch")
 register_optimizer_step_pre_hook = pytest.importorskip(
@@ -28,6 +27,7 @@ register_optimizer_step_pre_hook = pytest.importorskip(
 optimizers = pytest.importorskip("torch.testing._internal.common_optimizers")
 
 import fastadam.torch  # noqa: E402
+from fastadam.torch import _optimizer  # noqa: E402
 
 NAMES = fastadam.torch.__all__
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-11}
@@ -152,20 +152,20 @@ def test_plain_tensors_take_one_call(backend):
     optimizer, _ = pair("AdamW", [torch.randn(3, 4), torch.randn(5)])
     set_grads([optimizer], 0)
     optimizer.step()
-    tensors = optimizer._tensors
+    tensors = optimizer._kept.tensors
     assert (tensors is None) == (backend == "numpy")
     for _ in range(3):
         optimizer.param_groups[0]["lr"] *= 0.5
         optimizer.step()
-    assert optimizer._tensors is tensors
+    assert optimizer._kept.tensors is tensors
     if tensors is not None:
-        assert not optimizer._is_shared  # so it does not look at the state
+        assert not tensors.is_shared  # so it does not look at the state
         kept = optimizer.state
         optimizer.step()
-        assert optimizer._is_shared
+        assert tensors.is_shared
         del kept
         optimizer.step()
-        assert not optimizer._is_shared
+        assert not tensors.is_shared
 
 
 def moved(tensor):
@@ -413,10 +413,10 @@ def test_odd_gradients_do_not_slow_all_that_follows(backend):
     for p in params_of(ours):
         p.grad = torch.ones(1).expand(p.shape)
     ours.step()
-    tensors = ours._tensors
+    tensors = ours._kept.tensors
     set_grads([ours], 0)
     ours.step()
-    assert ours._tensors is tensors
+    assert ours._kept.tensors is tensors
     assert (tensors is None) == (backend == "numpy")
 
 
@@ -566,6 +566,18 @@ def test_tensor_learning_rate_that_a_scheduler_fills():
             optimizer.step()
             schedule.step()
     assert difference(*map(params_of, both)) < 1e-12
+
+
+def test_a_learning_rate_with_axes():
+    both = pair("Adam", [torch.randn(3)], lr=0.1, foreach=False)
+    for optimizer in both:
+        optimizer.param_groups[0]["lr"] = torch.tensor([0.3])
+    for seed in range(3):
+        step_all(both, seed)
+    assert difference(*map(params_of, both)) < 1e-7  # torch's is float32
+    both[0].param_groups[0]["lr"] = torch.tensor([0.3, 0.2])
+    with pytest.raises(TypeError, match="lr must be a real number"):
+        both[0].step()
 
 
 def test_closures_and_what_they_return():
@@ -816,21 +828,17 @@ def test_no_more_threads_than_torch(backend, monkeypatch):
     if backend == "numpy":
         return
     asked = []
-    native = _backend.native()
+    real = _optimizer.Tensors
 
     class Tensors:
         def __init__(self, *args):
-            self.tensors = native.Tensors(*args)
+            self.tensors = real(*args)
 
-        def step(self, groups, is_shared, most_threads):
+        def step(self, groups, most_threads):
             asked.append(most_threads)
-            return self.tensors.step(groups, is_shared, most_threads)
+            return self.tensors.step(groups, most_threads)
 
-        def is_state_shared(self):
-            return self.tensors.is_state_shared()
-
-    monkeypatch.setattr(fastadam.torch._backend, "native", lambda: type("N", (), {
-        "Tensors": Tensors, "STATES": native.STATES}))  # fmt: skip
+    monkeypatch.setattr(_optimizer, "Tensors", Tensors)
     ours, _ = pair("Adam", [torch.ones(2)])
     set_grads([ours], 0)
     before = torch.get_num_threads()
@@ -855,11 +863,11 @@ def capsule(version):
 
 @pytest.mark.parametrize("version", [None, (ctypes.c_uint32 * 32)(2, 0)])
 def test_without_the_exchange_api(monkeypatch, version):
-    monkeypatch.setattr(fastadam.torch, "EXCHANGE", None if version is None else capsule(version))
+    monkeypatch.setattr(_optimizer, "EXCHANGE", None if version is None else capsule(version))
     both = pair("Adam", [torch.randn(3), torch.randn(2)], lr=0.1)
     for seed in range(4):
         step_all(both, seed)
-    assert both[0]._tensors is None
+    assert both[0]._kept.tensors is None
     assert difference(*map(params_of, both)) < 1e-12
 
 

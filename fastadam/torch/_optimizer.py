@@ -1,0 +1,505 @@
+"""The machine behind fastadam.torch: a step of tensors as one of arrays, or in one call of C."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import chain, repeat
+from operator import setitem
+from typing import Any, ClassVar, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch._C import DisableTorchFunction
+from torch.autograd import _profiler_enabled
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from fastadam import _backend, _hyper, _rows, _rules
+from fastadam._arrays import Arrays, Counts
+from fastadam._checks import check_separate, check_written
+from fastadam._slots import is_plain, slot, state_like
+from fastadam._state import read_product, read_step, untensored
+from fastadam._types import Array
+
+try:
+    from fastadam.torch._tensors import Tensors
+except ImportError:  # it was not compiled, or _native was not
+    Tensors = None  # type: ignore[assignment, misc]
+
+DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+#: By which the compiled backend looks at tensors; without it they all become arrays.
+EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+STORAGE_OWNERS = getattr(torch._C, "_storage_Use_Count", None)
+#: The attributes of a batch that hold the counts which a state may have.
+COUNTS = {"step": "steps", "mu_product": "mu_products"}
+
+
+class _Kept:
+    """What an optimizer keeps from step to step.
+
+    It is one object, so that wrappers that copy or forward the optimizer's attributes, as
+    Lightning's do, share it: what is done through them is seen.
+    """
+
+    __slots__ = ("lock", "state", "tensors")
+
+    def __init__(self) -> None:
+        self.lock = _backend.module().Lock()
+        self.state: Any = None
+        #: Those of the last step, to be stepped again if they stayed as they were.
+        self.tensors: Any = None
+
+
+class _Memory(NamedTuple):
+    """A tensor that a step writes, and its memory, which the array owns."""
+
+    name: str
+    tensor: torch.Tensor
+    array: Array
+
+
+class _Gradient(NamedTuple):
+    """A gradient as the core takes it, and the memory in which its numbers are."""
+
+    grad: Array | _rows.RowGrad
+    array: Array
+
+
+class _Member(NamedTuple):
+    """A parameter that has a gradient, or had one."""
+
+    param: torch.Tensor
+    group: int
+    grad: _Gradient | None
+    tensors: list[_Memory | None]  # the parameter and the rule's states
+    counts: list[_Memory]  # what else its state has
+    step: int
+    mu_product: float
+    added: dict[str, torch.Tensor]  # what its state lacks, or has in another form
+
+
+class Optimizer(torch.optim.Optimizer):
+    """What the classes share: the step."""
+
+    _rule: ClassVar[_rules.Rule]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._kept = _Kept()
+        super().__init__(*args, **options)
+        # torch's fused classes ask a GradScaler to leave its work to them.
+        self._step_supports_amp_scaling = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.setdefault("_kept", _Kept())
+        self.state = state["state"]
+        super().__setstate__({key: value for key, value in state.items() if key != "state"})
+
+    @property
+    def state(self) -> Any:
+        """Of each parameter, as torch's."""
+        state = self._kept.state  # held before anybody asks whether somebody holds it
+        # To look at all of the state takes longer than to step 1,000 elements, so it is done
+        # only after somebody had it.
+        tensors = self._kept.tensors
+        if tensors is not None:
+            tensors.is_shared = True
+        return state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        kept = self._kept
+        with kept.lock.hold():
+            kept.state, kept.tensors = value, None
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as torch's does."""
+        if isinstance(param_group, dict):  # or torch says so
+            _refuse({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Do one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model again and returns the loss.
+
+        Returns
+        -------
+        object
+            What `closure` returned, else None.
+
+        Raises
+        ------
+        RuntimeError, TypeError, ValueError, KeyError
+            A tensor or an option is of a kind that fastadam cannot step; the message names
+            it. No parameter, state or step count was changed.
+        """
+        given = () if closure is None else (closure,)
+        if torch.compiler.is_compiling():
+            return _uncompiled(self, *given)
+        if type(self).step is Optimizer.step and (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or _profiler_enabled()
+        ):
+            return self._observed_step(*given)
+        return self._step(*given)
+
+    # torch wraps every `step` that lacks this mark in what calls hooks and tells the profiler,
+    # 15 us even where there are none. (It has wrapped that of a subclass.)
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        kept, threads = self._kept, torch.get_num_threads()
+        with kept.lock.hold():
+            if kept.tensors is None or not kept.tensors.step(self.param_groups, threads):
+                kept.tensors = None
+                self._step_anew(kept, threads)
+        return loss
+
+    _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
+
+    def _step_anew(self, kept: _Kept, most_threads: int, may_watch: bool = True) -> None:
+        """A step for which all tensors are looked at."""
+        # To read options and gradients may run other people's code, which may do anything to
+        # parameters and state, so these are looked at only afterwards.
+        param_groups = list(self.param_groups)
+        groups = [_read_group(group, self._rule.options) for group in param_groups]
+        found = [
+            (f"param_groups[{number}]['params'][{place}]", param, number)
+            for number, group in enumerate(param_groups)
+            for place, param in enumerate(group["params"])
+        ]
+        grads = [_read_grad(name, param) for name, param, _ in found]
+        members: list[_Member] = []
+        for (name, param, number), grad in zip(found, grads, strict=True):
+            entry = kept.state.get(param, {})
+            if grad is not None:
+                members.append(self._member(name, param, number, groups[number], grad, entry))
+            elif entry:  # it may have a gradient at the next step
+                with suppress(RuntimeError, TypeError, ValueError, KeyError):
+                    members.append(self._member(name, param, number, groups[number], grad, entry))
+        if all(member.grad is None for member in members):
+            return
+        batch = self._batch(kept, members, len(groups))
+        replaced = [
+            {key: value for key, value in kept.state.get(m.param, {}).items() if key in m.added}
+            for m in members
+        ]
+        try:
+            for member in members:
+                if member.added:
+                    kept.state.setdefault(member.param, {}).update(member.added)
+            params = [param for _, param, _ in found]
+            kept.tensors = self._watched(kept, batch, members, params) if may_watch else None
+            if kept.tensors is None:
+                _step_arrays(self._rule, batch, members, groups, most_threads)
+            elif not kept.tensors.step(self.param_groups, most_threads):
+                kept.tensors = None
+        finally:
+            if not batch.finished:
+                for member, values in zip(members, replaced, strict=True):
+                    _take_back(kept.state, member, values)
+        if not batch.finished:  # other people's code has changed something meanwhile
+            self._step_anew(kept, most_threads, may_watch=False)
+
+    def _member(
+        self,
+        name: str,
+        param: Any,
+        group: int,
+        options: dict[str, Any],
+        grad: _Gradient | None,
+        entry: Any,
+    ) -> _Member:
+        rule, added = self._rule, {}
+        first = _memory(name, param)
+        tensors: list[_Memory | None] = [first]
+        for number, key in enumerate(rule.states):
+            asked = rule.asked.get(key)
+            if asked is not None and not options[asked]:
+                tensors.append(None)
+                continue
+            tensor = entry.get(key)
+            if tensor is None:
+                if entry and asked is None:
+                    raise KeyError(f"the state of {name} lacks {key!r}")
+                like = first.array if is_plain(first.array) else np.empty_like(first.array)
+                tensor = added[key] = torch.from_numpy(state_like(like, number))
+            tensors.append(_memory(f"{key!r} of {name}", tensor))
+        # torch's SGD keeps no step count: it only knows whether there is a buffer.
+        values: dict[str, Any] = {
+            "step": int(any(entry.get(key) is not None for key in rule.states))
+        }
+        counts = []
+        for key in _counts(rule):
+            label = f"{key!r} of {name}"
+            if entry and key not in entry:
+                raise KeyError(f"the state of {name} lacks {key!r}")
+            read, start = (read_step, 0) if key == "step" else (read_product, 1.0)
+            values[key] = read(label, entry.get(key, start))
+            tensor = entry.get(key)
+            if not _is_count(tensor):
+                tensor = added[key] = torch.tensor(values[key], dtype=torch.float64, device="cpu")
+            counts.append(_memory(label, tensor))
+        mu_product = values.get("mu_product", 1.0)
+        return _Member(param, group, grad, tensors, counts, values["step"], mu_product, added)
+
+    def _batch(self, kept: _Kept, members: list[_Member], n_groups: int) -> Any:
+        written = []
+        for member in members:
+            for memory in member.tensors:
+                if memory is not None:
+                    check_written(memory.name, memory.array, _param(member).array)
+                    written.append((memory.name, memory.array))
+        check_separate(written)
+        names = {_param(member).name for member in members}
+        rows = [
+            [None if memory is None else memory.array for memory in member.tensors]
+            for member in members
+        ]
+        arrays = Arrays(
+            rule=self._rule,
+            spec=list(range(len(members))),
+            names=("", "the gradient of "),
+            slots=[
+                slot(self._rule, row, member.group, _param(member).name)
+                for row, member in zip(rows, members, strict=True)
+            ],
+            written=[(name, array) for name, array in written if name in names]
+            + [(name, array) for name, array in written if name not in names],
+            n_groups=n_groups,
+            in_groups=False,
+        )
+        counts = Counts([m.step for m in members], [m.mu_product for m in members])
+        return _backend.module().Batch(arrays, counts, kept.lock, _hyper.check_clip(None, False))
+
+    def _watched(
+        self, kept: _Kept, batch: Any, members: list[_Member], params: list[torch.Tensor]
+    ) -> Any:
+        """The tensors of a batch for the compiled backend, if it can step them by itself."""
+        if (
+            Tensors is None
+            or EXCHANGE is None
+            or _backend.native() is None
+            or any(type(param) not in (torch.Tensor, torch.nn.Parameter) for param in params)
+        ):
+            return None
+        rows = {id(member.param): (member.tensors, member.counts) for member in members}
+        try:
+            return Tensors(
+                batch,
+                EXCHANGE,
+                params,
+                [rows.get(id(param)) for param in params],
+                kept.state,
+                [member.param.detach() for member in members],
+                _read_group,
+                _gradient,
+                _is_aliased,
+            )
+        except NotImplementedError:
+            return None
+
+
+#: Let a compiled training loop call this one as it is.
+_uncompiled = torch.compiler.disable(Optimizer.step)
+
+
+def _step_arrays(
+    rule: _rules.Rule, batch: Any, members: list[_Member], groups: list[Any], most_threads: int
+) -> None:
+    """A step in which all tensors become arrays."""
+    grads = [None if member.grad is None else member.grad.grad for member in members]
+    keys = _counts(rule)
+    counts: list[Any] = [m.counts[k].array for k in range(len(keys)) for m in members]
+    values = chain.from_iterable(map(getattr, repeat(batch), [COUNTS[key] for key in keys]))
+    writes = map(setitem, counts, repeat(()), values)
+    _check_unmoved(members)
+    try:
+        batch.step_held(grads, groups, 1.0, most_threads)
+    finally:
+        # One call, and all of it C's: no signal handler can come between parameters that moved
+        # and counts that did not.
+        if batch.finished:
+            deque(writes, maxlen=0)
+    increment_version([member.param for member in members if member.grad is not None])
+
+
+def _take_back(state: Any, member: _Member, replaced: dict[str, Any]) -> None:
+    """Undo what was added to the state for a step that was not done, and nothing else."""
+    entry = state.get(member.param, {})
+    for key, tensor in member.added.items():
+        if entry.get(key) is tensor:
+            if key in replaced:
+                entry[key] = replaced[key]
+            else:
+                del entry[key]
+    if not entry:
+        state.pop(member.param, None)
+
+
+def _param(member: _Member) -> _Memory:
+    return cast(_Memory, member.tensors[0])
+
+
+def _counts(rule: _rules.Rule) -> tuple[str, ...]:
+    """What a state has besides arrays."""
+    return (("step",) if rule.saves_step else ()) + rule.numbers
+
+
+def _refuse(options: Any) -> None:
+    for key in ("capturable", "differentiable"):
+        if options.get(key):
+            raise RuntimeError(f"`fastadam` does not support `{key}`")
+
+
+def _read_group(group: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The options of a param group as the core takes them: numbers in place of tensors."""
+    _refuse(group)
+    options = {name: untensored(group[name]) for name in names}
+    options["lr"] = _hyper.check_lr(options["lr"])
+    return options
+
+
+def _memory(name: str, tensor: Any) -> _Memory:
+    _check_strided(name, tensor)
+    return _Memory(name, tensor, _array(name, tensor))
+
+
+def _check_strided(name: str, tensor: Any) -> None:
+    """Check that a tensor that a step writes has memory to be written, of a dtype that we know."""
+    if tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg():
+        raise RuntimeError(
+            f"{name}: `fastadam` requires strided Tensors that are not conjugated or negated "
+            f"lazily, but it is {tensor.layout} (resolve_conj() and resolve_neg() copy)"
+        )
+    _check_kind(name, tensor)
+
+
+def _check_kind(name: str, tensor: Any) -> None:
+    if tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
+        raise RuntimeError(
+            f"{name}: `fastadam` requires all the params to be float32, float64, complex64 or "
+            "complex128 Tensors of supported devices: ['cpu'] but "
+            f"{tensor.dtype} and {tensor.device.type}"
+        )
+
+
+def _array(name: str, tensor: Any) -> Array:
+    """The memory of a tensor, kept by the array: the tensor may get another, but not resize it."""
+    _check_kind(name, tensor)
+    array: Array = tensor.detach().numpy()
+    return array
+
+
+def _read_grad(name: str, param: Any) -> _Gradient | None:
+    """A parameter's gradient, if the parameter can be stepped."""
+    grad = param.grad
+    if grad is None:
+        return None
+    _check_strided(name, param)
+    return _gradient(f"the gradient of {name}", grad)
+
+
+def _gradient(name: str, grad: torch.Tensor) -> _Gradient:
+    grad = grad.detach()
+    if grad.layout == torch.sparse_coo and grad.sparse_dim() == 1:
+        rows, values = grad._indices()[0].numpy().copy(), _array(name, grad._values())
+        return _Gradient(_rows.RowGrad(rows, values), values)
+    if grad.layout != torch.strided:
+        raise RuntimeError(
+            f"{name}: `fastadam` does not support sparse gradients other than an embedding's, "
+            "with one sparse dimension"
+        )
+    array = _array(name, grad.resolve_conj().resolve_neg())
+    return _Gradient(array, array)
+
+
+def _check_unmoved(members: list[_Member]) -> None:
+    """Check that all memory is where it was when it was looked at; share_memory_ moves it."""
+    with DisableTorchFunction():  # so this runs nobody else's code
+        for member in members:
+            written = [memory for memory in (*member.tensors, *member.counts) if memory is not None]
+            named = [(memory.name, memory.array) for memory in written]
+            if member.grad is not None:
+                named.append((f"the gradient of {written[0].name}", member.grad.array))
+            for name, array in named:
+                base = array.base
+                if (
+                    isinstance(base, torch.Tensor)
+                    and array.size
+                    and base.data_ptr() != array.ctypes.data
+                ):
+                    raise RuntimeError(f"{name} was moved in memory while a step looked at it")
+
+
+def _is_count(value: Any) -> bool:
+    """Whether a step can write a count there."""
+    return (
+        type(value) is torch.Tensor
+        and (value.dtype, value.device.type, value.ndim) == (torch.float64, "cpu", 0)
+        and not (value.requires_grad or value.is_inference())
+    )
+
+
+def _owners(tensor: torch.Tensor) -> tuple[int, int, int]:
+    """How many own a tensor's memory, and how many hold the object that stands for it."""
+    storage = tensor.untyped_storage()
+    return (
+        STORAGE_OWNERS(storage._cdata) if STORAGE_OWNERS else 0,
+        sys.getrefcount(storage),
+        weakref.getweakrefcount(storage),
+    )
+
+
+def _owners_at_rest() -> tuple[int, int, int]:
+    """What `_owners` says where only a tensor and an array of ours own memory.
+
+    That depends on the versions of torch and of Python, which does not count all that it holds.
+    """
+    memory = _memory("a tensor", torch.from_numpy(np.zeros(1)))
+    return _owners(memory.tensor)
+
+
+AT_REST = _owners_at_rest()
+
+
+def _is_aliased(tensor: torch.Tensor) -> bool:
+    """Whether others than a tensor and our array own its memory, or may come to.
+
+    One of them could move it, as share_memory_ does, and nothing of the tensor would show it.
+    """
+    return bool(
+        STORAGE_OWNERS is None
+        or _owners(tensor) != AT_REST
+        or weakref.getweakrefcount(tensor)
+        or tensor.is_shared()
+    )
+
+
+class WithEpsilonHat(Optimizer):
+    _rule = _rules.ADAM
+
+    def __init__(self, *args: Any, epsilon_hat: bool = False, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.defaults["epsilon_hat"] = epsilon_hat
+        for group in self.param_groups:
+            group.setdefault("epsilon_hat", epsilon_hat)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("epsilon_hat", self.defaults.get("epsilon_hat", False))
