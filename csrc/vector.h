@@ -52,7 +52,8 @@ typedef FA_REAL number;
 
 #if defined(__SSE2__)
 #include <immintrin.h>
-
+#endif
+#ifdef FA_ESTIMATE
 #include "root.h"
 #endif
 

@@ -254,18 +254,13 @@ cdef class Batch:
             raise ValueError("the yardstick has Adam's streams")
         self.lock.acquire()
         try:
-            self.check_whole()
-            self.busy = REENTERED
-            try:
-                self.take_all(grads)
-                self.batch.isa = isa
-                self.batch.threads = fa_get_num_threads()
-                with nogil:
-                    fa_touch(&self.batch)
-            finally:
-                self.release()
-                self.busy = None
+            self.take_all(grads)
+            self.batch.isa = isa
+            self.batch.threads = fa_get_num_threads()
+            with nogil:
+                fa_touch(&self.batch)
         finally:
+            self.release()
             self.lock.release()
 
     @property

@@ -1,11 +1,10 @@
 /* Are the roots of csrc/root.h those of the CPU? docs/square-root.md says what this proves.
    By hand, in the top folder:
 
-       gcc -O2 -march=native -ffp-contract=off tests/c/root.c -o root -lm && ./root --full
+       gcc -O2 -mavx512f -ffp-contract=off tests/c/root.c -o root -lm && ./root --full
 
-   Without --full fewer numbers are tried: seconds instead of minutes. Functions for which the
-   compiler's flags lack the instructions are left out. What is wrong is printed, and then the
-   status is 1. */
+   Without --full fewer numbers are tried: seconds instead of minutes. What is wrong is printed,
+   and then the status is 1. */
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -50,8 +49,6 @@ static double random_error(void)
 #define JOIN(a, b) JOIN_(a, b)
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
-
-#ifdef __AVX512F__
 
 #define NAME float64x8
 #define REAL double
@@ -128,51 +125,18 @@ static void check_hard_cases(int full)
 #define END_ERROR ERROR
 #include "root_checks.h"
 
-#endif
-#if defined(__AVX2__) && defined(__FMA__)
-
-#define NAME float32x8
-#define REAL float
-#define BITS uint32_t
-#define LANES 8
-#define DIGITS 24
-#define LEAST 0x1p-90f
-#define SQRT _mm256_sqrt_ps
-#define ESTIMATE _mm256_rsqrt_ps
-#define ERROR 0x1.8p-12
-#define ROOT root_float32x8
-#define ROOT_FROM root_float32x8_from
-#define END root_float32x8_from
-#define END_NEAR 1
-#define END_ERROR ERROR
-#include "root_checks.h"
-
-#elif !defined(__AVX512F__)
-#error "no function was compiled: give -mavx2 -mfma, or -mavx512f, or -march=native"
-#endif
-
 /* Not in main, whose first lines must run on every CPU. */
 static __attribute__((noinline)) void check(int full)
 {
     report(NULL);
-#ifdef __AVX512F__
     check_float64x8(full);
     check_hard_cases(full);
     check_float32x16(full);
-#endif
-#if defined(__AVX2__) && defined(__FMA__)
-    check_float32x8(full);
-#endif
 }
 
 int main(int count, char **arguments)
 {
-#ifdef __AVX512F__
-    const int has = __builtin_cpu_supports("avx512f");
-#else
-    const int has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-    if (!has) {
+    if (!__builtin_cpu_supports("avx512f")) {
         puts("this CPU lacks the instructions");
         return 0;
     }
