@@ -26,7 +26,7 @@ class Counts(NamedTuple):
     """Finished steps of each array and of all, and skipped ones."""
 
     steps: list[int]
-    mu_products: list[float]  # of each array; NAdam's
+    numbers: list[tuple[float, ...]]  # of each array: those that the rule names
     finished: int = 0
     skipped: int = 0
     grad_norm: float = math.nan  # of the last step

@@ -33,7 +33,7 @@ class Batch:
     skipped: int
     grad_norm: float
     steps: list[int]
-    mu_products: list[float]
+    numbers: list[tuple[float, ...]]
     def __init__(self, arrays: Arrays, counts: Counts, lock: Lock, clip: Clip) -> None: ...
     def step(
         self, grads: Any, groups: list[Group], loss_scale: float, most_threads: int = ...

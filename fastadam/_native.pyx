@@ -215,7 +215,8 @@ cdef class Batch:
             c_array.dtype = real_dtype(slot.param)
             c_array.group = slot.group
             c_array.step = counts.steps[i]
-            c_array.numbers[0] = counts.mu_products[i]
+            for k, number in enumerate(counts.numbers[i]):
+                c_array.numbers[k] = number
             self.kept[c_array.group] &= states
             self.elements += c_array.size
             blocks += c_array.size // FA_BLOCK + 1
@@ -269,9 +270,10 @@ cdef class Batch:
         return [self.c_arrays[i].step for i in range(self.n)]
 
     @property
-    def mu_products(self):
-        """NAdam's products of momenta."""
-        return [self.c_arrays[i].numbers[0] for i in range(self.n)]
+    def numbers(self):
+        """The running numbers of each array, as its rule names them."""
+        cdef Py_ssize_t i, k, n = len(self.arrays.rule.numbers)
+        return [tuple([self.c_arrays[i].numbers[k] for k in range(n)]) for i in range(self.n)]
 
     def step(self, grads, groups, loss_scale, int most_threads=INT_MAX):
         """One step of every array that has a gradient; all checks come first.

@@ -132,7 +132,7 @@ class Batch:
     def __init__(self, arrays: Arrays, counts: Counts, lock: Lock, clip: _hyper.Clip) -> None:
         self.arrays = arrays
         self.steps = list(counts.steps)
-        self.mu_products = list(counts.mu_products)
+        self.numbers = list(counts.numbers)
         self.finished = counts.finished
         self.skipped = counts.skipped
         self.grad_norm = counts.grad_norm
@@ -213,20 +213,20 @@ class Batch:
                 clip = self._clip.max_grad_norm / (self.grad_norm + 1e-6)
             if clip > 1:
                 clip = 1.0
-        scalars: dict[tuple[int, int, float, np.dtype[Any]], Scalars] = {}
+        scalars: dict[tuple[Any, ...], Scalars] = {}
         for i, (vector, slot) in enumerate(zip(vectors, self.arrays.slots, strict=True)):
             if vector is None:
                 continue
-            group, step, mu_product = slot.group, self.steps[i] + 1, self.mu_products[i]
-            key = group, step, mu_product, vector.dtype
+            group, step, numbers = slot.group, self.steps[i] + 1, self.numbers[i]
+            key = group, step, numbers, vector.dtype
             if key not in scalars:
                 scalars[key] = Scalars(
                     self.arrays.rule, hypers[group], lrs[group], clip / loss_scale, step,
-                    mu_product, vector.dtype,
+                    numbers, vector.dtype,
                 )  # fmt: skip
             self._step_array(i, grads[i], vector, scalars[key])
             self.steps[i] = step
-            self.mu_products[i] = scalars[key].next_mu_product
+            self.numbers[i] = scalars[key].numbers
         self.finished += 1
 
     def _step_array(self, i: int, grad: Array | Rows | None, vector: Array, k: Scalars) -> None:

@@ -11,7 +11,7 @@ from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
 from fastadam._checks import check_array
 from fastadam._hyper import Group
-from fastadam._rules import Rule
+from fastadam._rules import Number, Rule
 from fastadam._slots import Slot, lies_as_state, state_like
 from fastadam._types import Array
 
@@ -23,12 +23,12 @@ def write_state(arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> dict
     """A state dict that holds the arrays of the state themselves."""
     arrays.check_number(groups)
     rule, state = arrays.rule, {}
-    for slot, step, product in zip(arrays.slots, counts.steps, counts.mu_products, strict=True):
+    for slot, step, numbers in zip(arrays.slots, counts.steps, counts.numbers, strict=True):
         named = dict(zip(rule.states, slot.state, strict=True))
         named[AVERAGE] = slot.average
         state[slot.key] = {
             "step": step,
-            **dict.fromkeys(rule.numbers, product),
+            **{name: number for name, number in zip(rule.number_names, numbers, strict=True)},
             **{name: array for name, array in named.items() if array is not None},
         }
     saved_groups = []
@@ -105,8 +105,14 @@ def read_state(
         _check_dict(label, entry)
         new_slots.append(_read_slot(rule, label, entry, slot, merged[slot.group], adopt))
         counts.steps.append(_read_count(rule, label, entry))
-        product = entry.get("mu_product", 1.0) if "mu_product" in rule.numbers else 1.0
-        counts.mu_products.append(read_product(f"{label}['mu_product']", product))
+        counts.numbers.append(
+            tuple(
+                read_number(
+                    f"{label}[{number.name!r}]", entry.get(number.name, number.first), number
+                )
+                for number in rule.numbers
+            )
+        )
     finished, skipped = (
         max(read_step(name, group.get(name, 0)) for group in saved_groups) for name in COUNTS
     )
@@ -174,13 +180,14 @@ def _read_slot(
 
     kept = rule.kept(group)
     needed = {name for name in rule.states if name in kept or entry.get(name) is not None}
+    numbers = rule.number_names
     if entry:
-        expected = {*needed, *rule.numbers, *(name for name in entry if name in ("step", AVERAGE))}
+        expected = {*needed, *numbers, *(name for name in entry if name in ("step", AVERAGE))}
         found = {key for key, value in entry.items() if value is not None}
         if found != expected or ("step" not in found and rule.saves_step):
             raise KeyError(
                 f"{label} has the keys {sorted(map(str, found))}, "
-                f"expected {sorted({'step', *needed, *rule.numbers})}"
+                f"expected {sorted({'step', *needed, *numbers})}"
             )
     state: list[Array | None] = []
     for number, name in enumerate(rule.states):
@@ -203,16 +210,18 @@ def _read_count(rule: Rule, label: str, entry: Mapping[str, Any]) -> int:
     return read_step(f"{label}['step']", entry.get("step", 1)) if entry else 0
 
 
-def read_product(label: str, value: Any) -> float:
+def read_number(label: str, value: Any, number: Number) -> float:
+    """The value of one of a rule's running numbers."""
     try:
-        product = float(value)
+        found = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{label}: expected a number, found {value!r}") from None
     except OverflowError:
-        product = math.inf
-    if not 0.0 <= product <= 1.0:
-        raise ValueError(f"{label}: expected a number from 0 to 1, found {product}")
-    return product
+        found = math.inf
+    if not (0.0 <= found <= number.most and found < math.inf):
+        most = "on" if number.most == math.inf else f"to {number.most:g}"
+        raise ValueError(f"{label}: expected a number from 0 {most}, found {found}")
+    return found
 
 
 def read_step(label: str, value: Any) -> int:

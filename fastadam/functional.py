@@ -122,7 +122,7 @@ def _step_checked(
         in_groups=False,
     )
     backend = _backend.module()
-    counts = Counts(finished, [1.0] * len(slots))
+    counts = Counts(finished, [()] * len(slots))
     batch = backend.Batch(arrays, counts, backend.Lock(), _hyper.Clip(math.inf, False, False))
     batch.step(grad, [group], loss_scale)
 

@@ -438,7 +438,7 @@ class Optimizer:
         )
         n_new = len(arrays.slots) - len(counts.steps)
         counts.steps.extend([0] * n_new)
-        counts.mu_products.extend([1.0] * n_new)
+        counts.numbers.extend([self._rule.first_numbers] * n_new)
         batch = self._backend.Batch(arrays, counts, self._lock, self._clip)
         self._replace(batch, [partial(self.param_groups.extend, new_groups)])
 
@@ -456,7 +456,7 @@ class Optimizer:
         batch = self._batch
         return Counts(
             list(batch.steps),
-            list(batch.mu_products),
+            list(batch.numbers),
             batch.finished,
             batch.skipped,
             batch.grad_norm,

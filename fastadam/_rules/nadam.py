@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import Block, Rule, Scalars, decayed, moved, power, root_of
+from fastadam._rules.rule import Block, Number, Rule, Scalars, decayed, moved, power, root_of
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
@@ -16,10 +16,11 @@ def scalars(k: Scalars, h: Hyper) -> None:
     b1 = float(k.b1)
     mu = b1 * (1 - 0.5 * power(psi, k.step))
     next_mu = b1 * (1 - 0.5 * power(psi, k.step + 1))
-    k.next_mu_product = k.mu_product * mu
-    k.grad_step = k.real(k.lr * (1 - mu) / (1 - k.next_mu_product))
-    k.step_size = k.real(k.lr * next_mu / (1 - k.next_mu_product * next_mu))
+    mu_product = k.numbers[0] * mu
+    k.grad_step = k.real(k.lr * (1 - mu) / (1 - mu_product))
+    k.step_size = k.real(k.lr * next_mu / (1 - mu_product * next_mu))
     k.root = k.real(1 / math.sqrt(1 - power(k.b2, k.step)))
+    k.numbers = (mu_product,)
 
 
 def step(k: Scalars, p: Block, g: Block, s: Any, a: Block, b: Block, c: Block) -> None:
@@ -38,5 +39,5 @@ NADAM = Rule(
     ("exp_avg", "exp_avg_sq"),
     scalars,
     step,
-    numbers=("mu_product",),
+    numbers=(Number("mu_product", first=1.0, most=1.0),),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,6 +17,14 @@ SMALLEST_NORMAL = {
 }
 
 
+class Number(NamedTuple):
+    """A running number, which a rule keeps for each array from step to step."""
+
+    name: str  # in state dicts
+    first: float  # before the first step
+    most: float = math.inf  # the largest that it can become; none is negative
+
+
 class Rule(NamedTuple):
     """One optimizer of the family, as both backends know it."""
 
@@ -28,8 +37,20 @@ class Rule(NamedTuple):
     #: a, b and c are scratch, and g may lie in c.
     step: Callable[..., None]
     asked: Mapping[str, str] = {}  # the arrays of state that only an option asks for
-    numbers: tuple[str, ...] = ()  # what state has besides arrays and the step count
+    numbers: tuple[
+        Number, ...
+    ] = ()  # what state has besides arrays and the step count, in C's order
     saves_step: bool = True  # whether torch.optim's state has the step count
+
+    @property
+    def number_names(self) -> tuple[str, ...]:
+        """What state dicts call the running numbers."""
+        return tuple(number.name for number in self.numbers)
+
+    @property
+    def first_numbers(self) -> tuple[float, ...]:
+        """The running numbers before the first step."""
+        return tuple(number.first for number in self.numbers)
 
     def kept(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The arrays of state that the rule keeps under a param group's options."""
@@ -54,13 +75,13 @@ class Scalars:
         lr: float,
         factor: float,
         step: int,
-        mu_product: float,
+        numbers: tuple[float, ...],
         dtype: np.dtype[Any],
     ) -> None:
         self.real = real = dtype.type
         self.smallest_normal = SMALLEST_NORMAL[dtype]
         self.lr, self.step = lr, step
-        self.mu_product = self.next_mu_product = mu_product
+        self.numbers = numbers  # before the step; a rule makes them those after it
         self.grad_factor = real(-factor if hyper.maximize else factor)
         self.weight_decay = real(hyper.weight_decay)
         self.keep = real(1 - lr * hyper.weight_decay if hyper.decoupled_weight_decay else 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, repeat
 from operator import setitem
@@ -22,7 +22,7 @@ from fastadam import _backend, _hyper, _rows, _rules
 from fastadam._arrays import Arrays, Counts
 from fastadam._checks import check_separate, check_written
 from fastadam._slots import is_plain, slot, state_like
-from fastadam._state import read_product, read_step, untensored
+from fastadam._state import read_number, read_step, untensored
 from fastadam._types import Array
 
 try:
@@ -34,8 +34,6 @@ DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 #: By which the compiled backend looks at tensors; without it they all become arrays.
 EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
 STORAGE_OWNERS = getattr(torch._C, "_storage_Use_Count", None)
-#: The attributes of a batch that hold the counts which a state may have.
-COUNTS = {"step": "steps", "mu_product": "mu_products"}
 
 
 class _Kept:
@@ -78,7 +76,7 @@ class _Member(NamedTuple):
     tensors: list[_Memory | None]  # the parameter and the rule's states
     counts: list[_Memory]  # what else its state has
     step: int
-    mu_product: float
+    numbers: tuple[float, ...]  # the rule's
     added: dict[str, torch.Tensor]  # what its state lacks, or has in another form
 
 
@@ -243,19 +241,21 @@ class Optimizer(torch.optim.Optimizer):
         values: dict[str, Any] = {
             "step": int(any(entry.get(key) is not None for key in rule.states))
         }
-        counts = []
+        counts, numbers = [], {number.name: number for number in rule.numbers}
         for key in _counts(rule):
             label = f"{key!r} of {name}"
             if entry and key not in entry:
                 raise KeyError(f"the state of {name} lacks {key!r}")
-            read, start = (read_step, 0) if key == "step" else (read_product, 1.0)
-            values[key] = read(label, entry.get(key, start))
+            if key in numbers:
+                values[key] = read_number(label, entry.get(key, numbers[key].first), numbers[key])
+            else:
+                values[key] = read_step(label, entry.get(key, 0))
             tensor = entry.get(key)
             if not _is_count(tensor):
                 tensor = added[key] = torch.tensor(values[key], dtype=torch.float64, device="cpu")
             counts.append(_memory(label, tensor))
-        mu_product = values.get("mu_product", 1.0)
-        return _Member(param, group, grad, tensors, counts, values["step"], mu_product, added)
+        found = tuple(values[name] for name in numbers)
+        return _Member(param, group, grad, tensors, counts, values["step"], found, added)
 
     def _batch(self, kept: _Kept, members: list[_Member], n_groups: int) -> Any:
         written = []
@@ -283,7 +283,7 @@ class Optimizer(torch.optim.Optimizer):
             n_groups=n_groups,
             in_groups=False,
         )
-        counts = Counts([m.step for m in members], [m.mu_product for m in members])
+        counts = Counts([m.step for m in members], [m.numbers for m in members])
         return _backend.module().Batch(arrays, counts, kept.lock, _hyper.check_clip(None, False))
 
     def _watched(
@@ -323,10 +323,12 @@ def _step_arrays(
 ) -> None:
     """A step in which all tensors become arrays."""
     grads = [None if member.grad is None else member.grad.grad for member in members]
-    keys = _counts(rule)
-    counts: list[Any] = [m.counts[k].array for k in range(len(keys)) for m in members]
-    values = chain.from_iterable(map(getattr, repeat(batch), [COUNTS[key] for key in keys]))
-    writes = map(setitem, counts, repeat(()), values)
+    steps: list[Any] = [m.counts[0].array for m in members if rule.saves_step]
+    numbers: list[Any] = [m.array for member in members for m in member.counts[rule.saves_step :]]
+    writes = chain(
+        map(setitem, steps, repeat(()), _later(batch, "steps")),
+        map(setitem, numbers, repeat(()), chain.from_iterable(_later(batch, "numbers"))),
+    )
     _check_unmoved(members)
     try:
         batch.step_held(grads, groups, 1.0, most_threads)
@@ -336,6 +338,11 @@ def _step_arrays(
         if batch.finished:
             deque(writes, maxlen=0)
     increment_version([member.param for member in members if member.grad is not None])
+
+
+def _later(batch: Any, name: str) -> Iterator[Any]:
+    """The items of a batch's attribute, as they will be when the first is asked for."""
+    return chain.from_iterable(map(getattr, [batch], [name]))
 
 
 def _take_back(state: Any, member: _Member, replaced: dict[str, Any]) -> None:
@@ -357,7 +364,7 @@ def _param(member: _Member) -> _Memory:
 
 def _counts(rule: _rules.Rule) -> tuple[str, ...]:
     """What a state has besides arrays."""
-    return (("step",) if rule.saves_step else ()) + rule.numbers
+    return (("step",) if rule.saves_step else ()) + rule.number_names
 
 
 def _refuse(options: Any) -> None:

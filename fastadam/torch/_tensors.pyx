@@ -18,7 +18,7 @@ from cpython.ref cimport Py_CLEAR, Py_INCREF
 cimport cython
 cimport numpy as cnp
 from fastadam._native cimport (
-    FA_STATES, Batch, allocate, fa_array, has_items, touches,
+    FA_NUMBERS, FA_STATES, Batch, allocate, fa_array, has_items, touches,
 )
 
 from collections import defaultdict
@@ -72,7 +72,7 @@ cdef enum:
     DL_FLOAT = 2
     DL_COMPLEX = 5
     SHAPED = 1 + FA_STATES  # a parameter and its state
-    COUNTS = 2  # the step count and NAdam's product of momenta
+    COUNTS = 1 + FA_NUMBERS  # the step count and the rule's running numbers
 
 cdef list UNKNOWN = [None]  # the items of no dict, for `has_items`
 
@@ -535,7 +535,7 @@ cdef class Tensors:
 
     cdef inline double count(self, Py_ssize_t i, Py_ssize_t k) noexcept:
         cdef const fa_array *array = &self.batch.c_arrays[i]
-        return array.numbers[0] if k else <double>array.step
+        return array.numbers[k - 1] if k else <double>array.step
 
 
 cdef bint is_lazy(tensor) except -1:
