@@ -355,7 +355,7 @@ def test_where_python_counts_fewer_references():
 @pytest.mark.parametrize("name", ["Adam", "NAdam"])
 @pytest.mark.parametrize("cls", [torch.nn.Parameter, Intruder])
 def test_ctrl_c_when_a_step_is_done(monkeypatch, name, cls):
-    """Parameters, moments and counts are those of a whole number of steps."""
+    """Parameters, moments, counts and autograd's versions are those of whole steps."""
 
     def build():
         params = [torch.ones(4).as_subclass(Intruder) if cls is Intruder else cls(torch.ones(4))]
@@ -386,6 +386,7 @@ def test_ctrl_c_when_a_step_is_done(monkeypatch, name, cls):
     reference = build()
     step(reference, 2)
     assert content(ours) == content(reference)
+    assert params_of(ours)[0]._version == params_of(reference)[0]._version
     for optimizer in (ours, reference):
         step(optimizer)
     assert content(ours) == content(reference)
@@ -399,17 +400,15 @@ def test_ctrl_c_while_versions_are_counted(monkeypatch, cls):
 
     ours = build()
     with monkeypatch.context() as patch:
-        increment = _optimizer.increment_version
+        increment = _optimizer.INCREMENT_VERSIONS
         is_armed = []
 
-        def increment_version(tensors):
+        def increment_versions(tensors):
             increment(tensors)
             if is_armed:
                 raise KeyboardInterrupt
 
-        for module in (_optimizer, sys.modules.get("fastadam.torch._tensors")):
-            if module is not None:
-                patch.setattr(module, "increment_version", increment_version)
+        patch.setattr(_optimizer, "INCREMENT_VERSIONS", increment_versions)
         step(ours, 2)
         is_armed.append(True)
         with pytest.raises(KeyboardInterrupt):

@@ -15,6 +15,12 @@ What differs from torch's own:
 - ``foreach`` and ``fused`` choose nothing here; ``capturable`` and ``differentiable`` raise an
   error, and so do tensors on other devices or of other dtypes than float32, float64, complex64
   and complex128.
+- What a step calls, such as the methods of a gradient of another class than ``torch.Tensor``,
+  must not step the optimizer or load state into it: that raises an error.
+
+Of `fastadam.Adam` these optimizers lack `max_grad_norm`, `skip_nonfinite`, `ema_decay` and a
+function as `lr`. For these torch has ``torch.nn.utils.clip_grad_norm_``, ``GradScaler``,
+``torch.optim.swa_utils.AveragedModel`` and ``torch.optim.lr_scheduler``.
 
 A step uses at most ``torch.get_num_threads()`` and `fastadam.get_num_threads` threads.
 """

@@ -34,6 +34,9 @@ DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 #: By which the compiled backend looks at tensors; without it they all become arrays.
 EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
 STORAGE_OWNERS = getattr(torch._C, "_storage_Use_Count", None)
+#: Has autograd refuse graphs that are older than a step. The first is what the second calls, and
+#: all of it is C's: no signal handler can come between a step and this.
+INCREMENT_VERSIONS = getattr(torch._C, "_increment_version", increment_version)
 
 
 class _Kept:
@@ -306,6 +309,7 @@ class Optimizer(torch.optim.Optimizer):
                 [rows.get(id(param)) for param in params],
                 kept.state,
                 [member.param.detach() for member in members],
+                INCREMENT_VERSIONS,
                 _read_group,
                 _gradient,
                 _is_aliased,
@@ -325,19 +329,20 @@ def _step_arrays(
     grads = [None if member.grad is None else member.grad.grad for member in members]
     steps: list[Any] = [m.counts[0].array for m in members if rule.saves_step]
     numbers: list[Any] = [m.array for member in members for m in member.counts[rule.saves_step :]]
-    writes = chain(
+    stepped = [member.param for member in members if member.grad is not None]
+    # What is left to do after a step is done in one call of C, when these are read: no signal
+    # handler can come between parameters that moved and counts that did not.
+    rest = chain(
         map(setitem, steps, repeat(()), _later(batch, "steps")),
         map(setitem, numbers, repeat(()), chain.from_iterable(_later(batch, "numbers"))),
+        map(INCREMENT_VERSIONS, [stepped]),
     )
     _check_unmoved(members)
     try:
         batch.step_held(grads, groups, 1.0, most_threads)
     finally:
-        # One call, and all of it C's: no signal handler can come between parameters that moved
-        # and counts that did not.
         if batch.finished:
-            deque(writes, maxlen=0)
-    increment_version([member.param for member in members if member.grad is not None])
+            deque(rest, maxlen=0)
 
 
 def _later(batch: Any, name: str) -> Iterator[Any]:
@@ -382,6 +387,7 @@ def _read_group(group: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _memory(name: str, tensor: Any) -> _Memory:
+    """A tensor that a step writes, checked, and its memory."""
     _check_strided(name, tensor)
     return _Memory(name, tensor, _array(name, tensor))
 
@@ -422,6 +428,7 @@ def _read_grad(name: str, param: Any) -> _Gradient | None:
 
 
 def _gradient(name: str, grad: torch.Tensor) -> _Gradient:
+    """A gradient of any kind that there is, or an error."""
     grad = grad.detach()
     if grad.layout == torch.sparse_coo and grad.sparse_dim() == 1:
         rows, values = grad._indices()[0].numpy().copy(), _array(name, grad._values())
@@ -498,6 +505,8 @@ def _is_aliased(tensor: torch.Tensor) -> bool:
 
 
 class WithEpsilonHat(Optimizer):
+    """What Adam and AdamW have besides: the option `epsilon_hat`."""
+
     _rule = _rules.ADAM
 
     def __init__(self, *args: Any, epsilon_hat: bool = False, **options: Any) -> None:

@@ -16,6 +16,7 @@ class Tensors:
         rows: list[tuple[list[Any], list[Any]] | None],
         state: dict[Any, Any],
         aliases: list[Any],
+        increment_versions: Callable[[list[Any]], None],
         read_group: Callable[[Group, Sequence[str]], Group],
         read_grad: Callable[[str, Any], tuple[Array | RowGrad, Array]],
         is_aliased: Callable[[Any], bool],

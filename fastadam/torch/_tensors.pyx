@@ -25,7 +25,6 @@ from collections import defaultdict
 from types import GetSetDescriptorType
 
 import torch
-from torch.autograd.graph import increment_version
 
 from fastadam import _hyper
 from fastadam._native import items_of
@@ -119,7 +118,8 @@ cdef class Tensors:
         The optimizer's.
     aliases : list of tensors
         For each parameter of the batch, one that shares its version counter.
-    read_group, read_grad, is_aliased : callable
+    increment_versions, read_group, read_grad, is_aliased : callable
+        ``increment_versions(tensors)`` has autograd refuse graphs that are older,
         ``read_group(group, names)`` gives a param group's options for `_hyper.check_group`,
         ``read_grad(name, tensor)`` an ndarray or RowGrad and the ndarray of its numbers;
         ``is_aliased(tensor)`` says whether others own the tensor's memory, or may come to.
@@ -139,7 +139,7 @@ cdef class Tensors:
     cdef public bint is_shared
     cdef Batch batch
     cdef ExchangeAPI *api
-    cdef object state, read_group, read_grad, is_aliased
+    cdef object state, increment_versions, read_group, read_grad, is_aliased
     cdef tuple params
     cdef list rows, aliases, lazy
     cdef list seen_groups, seen_state, seen_entries  # see `has_items`
@@ -152,7 +152,7 @@ cdef class Tensors:
 
     def __cinit__(
         self, Batch batch, exchange, list params, list rows, state, list aliases,
-        read_group, read_grad, is_aliased,
+        increment_versions, read_group, read_grad, is_aliased,
     ):
         cdef Py_ssize_t i, n = 0
         cdef int64_t *lengths
@@ -162,7 +162,8 @@ cdef class Tensors:
         if self.api.major != DL_VERSION or self.api.look_at == NULL:
             raise NotImplementedError("another version of DLPack's exchange API")
         self.params, self.state, self.aliases = tuple(params), state, aliases
-        self.read_group, self.read_grad, self.is_aliased = read_group, read_grad, is_aliased
+        self.increment_versions, self.is_aliased = increment_versions, is_aliased
+        self.read_group, self.read_grad = read_group, read_grad
         self.rows = [row for row in rows if row is not None]
         if len(self.rows) != batch.n:
             raise NotImplementedError("the batch has other parameters")
@@ -240,17 +241,16 @@ cdef class Tensors:
 
         To read options and gradients may run other people's code: that of their classes, of
         torch's modes and of signal handlers. It may replace or move whatever it can reach. So
-        addresses are taken only after its last line: from `take` on to the end of the step
+        addresses are taken only after its last line: from `take` to the end of the C call
         nothing runs but this file, functions of C and, where they give the GIL away, threads,
         which must leave memory where it is, as they must for any function of torch's.
         """
-        cdef Py_ssize_t left
+        cdef Py_ssize_t i, left
         cdef bint is_looked_at = False
         cdef list mended = None
         try:
             if not (self.read_groups(groups) and self.hold_grads(groups)):
                 return False
-            self.increment_versions()
             while True:
                 if self.has_lazy():
                     return False
@@ -267,6 +267,12 @@ cdef class Tensors:
             self.batch.batch.loss_scale = 1.0
             self.batch.run(most_threads)
             self.write_counts()
+            if self.n_held == self.n:
+                self.increment_versions(self.aliases)
+            elif self.n_held:
+                self.increment_versions(
+                    [self.aliases[i] for i in range(self.n) if self.grads[i] != NULL]
+                )
         except BaseException:
             self.is_shared = True
             raise
@@ -320,19 +326,6 @@ cdef class Tensors:
         cdef Py_ssize_t i
         for i in range(self.n):
             Py_CLEAR(self.grads[i])
-
-    cdef int increment_versions(self) except -1:
-        """Have autograd refuse graphs that are older than the step.
-
-        An exception here, such as Ctrl-C, leaves all as it was, but for graphs that are refused
-        needlessly; after the step it would leave graphs that are wrong.
-        """
-        cdef Py_ssize_t i
-        if self.n_held == self.n:
-            increment_version(self.aliases)
-        elif self.n_held:
-            increment_version([self.aliases[i] for i in range(self.n) if self.grads[i] != NULL])
-        return 0
 
     cdef bint has_lazy(self) except -1:
         """Whether a parameter or state is conjugated or negated lazily; note gradients that are."""
