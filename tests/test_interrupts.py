@@ -218,12 +218,21 @@ class Signals:
 
     def __init__(self, seed):
         self.random = random.Random(seed)
+        self.came = False
+
+    def handle(self, *_):
+        self.came = True
+        raise KeyboardInterrupt
 
     def interrupt(self, call, longest):
-        """Call again and again until a signal comes; longest is in seconds."""
+        """Call again and again until a signal comes; longest is in seconds.
+
+        The exception can vanish in a finalizer, say, which Python does not let raise anything.
+        """
+        self.came = False
         try:
             signal.setitimer(signal.ITIMER_REAL, self.random.uniform(1e-6, longest))
-            while True:
+            while not self.came:
                 call()
         except KeyboardInterrupt:
             pass
@@ -234,11 +243,9 @@ def signals():
     if not hasattr(signal, "setitimer"):
         pytest.skip("needs timers")
 
-    def handler(*_):
-        raise KeyboardInterrupt
-
-    old = signal.signal(signal.SIGALRM, handler)
-    yield Signals(80)
+    signals = Signals(80)
+    old = signal.signal(signal.SIGALRM, signals.handle)
+    yield signals
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, old)
 
