@@ -97,7 +97,8 @@ int fa_step(fa_batch *batch);
 enum { FA_BLOCK = 4096 };
 int64_t fa_blocks(const fa_job *job);
 
-/* The sums of squares of each block of each job, times `scale` squared; how many there are. */
+/* The sums of squares of each block of each job, times `scale` squared; how many there are.
+   It notes in the jobs where their sums go, so one thread at a time may ask for a batch's. */
 int64_t fa_sums(const fa_batch *batch, double scale, double *sums);
 
 /* Their sum, one after the other. */

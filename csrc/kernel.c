@@ -164,6 +164,7 @@ FA_INLINE void walk(rule one, const int flags, const int states, const fa_view *
             walk(rule, n, RULE##_STATES(n), view, numbers, ahead); \
         break;
 #define KERNEL(rule, RULE) \
+    _Static_assert(RULE##_FLAGS < 8, #rule " has more flags than the switch"); \
     static void FA_EXPORT(rule)(const fa_view *view, int64_t numbers, int ahead) \
     { \
         switch (view->constants->flags) { \

@@ -35,7 +35,7 @@ class Sums(dict[int, "Array | _rows.RowGrad"]):
         sums.times = self.times + 1
         for i, grad in enumerate(grads):
             if grad is not None:
-                param, total = arrays.slots[i].user, self.get(i)
+                param, total = arrays.slots[i].param, self.get(i)
                 sums[i] = _sum(arrays.name(i), total, grad, param, sum_rows)
         return sums
 

@@ -32,6 +32,14 @@ class Counts(NamedTuple):
     grad_norm: float = math.nan  # of the last step
 
 
+class Written(NamedTuple):
+    """An array of the user's that steps write."""
+
+    label: str  # what messages call it
+    user: Array
+    view: Array  # of it, as it was when it was checked
+
+
 class Arrays:
     """The arrays that are stepped together: plain, and matched with gradients at each step.
 
@@ -43,9 +51,8 @@ class Arrays:
     names : (str, str)
         What messages call the parameters and the gradients; slots have what distinguishes them.
     slots : sequence of Slot
-    written : sequence of (str, ndarray)
-        What a step writes of the user's, with what messages call it: the parameters, in the
-        order of the slots, and then all else.
+    written : sequence of Written
+        The parameters, in the order of the slots, and then whatever else is the user's.
     n_groups : int
         How many param groups there are; some may have no arrays.
     grouped : bool
@@ -62,7 +69,7 @@ class Arrays:
         spec: _tree.Spec,
         names: tuple[str, str],
         slots: Sequence[Slot],
-        written: Sequence[tuple[str, Array]],
+        written: Sequence[Written],
         n_groups: int = 1,
         grouped: bool = False,
         in_groups: bool = True,
@@ -75,7 +82,7 @@ class Arrays:
         self.written = written
         self.params = [slot.user for slot in slots]
         self.grouped = grouped
-        self.spans = Spans([array for _, array in written])
+        self.spans = Spans([array.view for array in written])
         members: list[list[Slot]] = [[] for _ in range(n_groups)]
         for slot in slots:
             members[slot.group].append(slot)
@@ -93,7 +100,7 @@ class Arrays:
             )
             for group in members
         ]
-        self._layouts = [layout_of(array) for _, array in written]
+        self._layouts = [layout_of(array.view) for array in written]
         self._staged: dict[int, Array] = {}
 
     @property
@@ -119,7 +126,10 @@ class Arrays:
             self.plain_gradient(i, leaf, weight_decays[slot.group], sum_rows)
             for i, (leaf, slot) in enumerate(zip(self.leaves(grads), self.slots, strict=True))
         ]
-        self.check_written()  # all that ran other people's code
+        # All that ran other people's code.
+        for i in range(len(self.written)):
+            if i >= len(self.slots) or plain[i] is not None:
+                self.check_param(i)
         return plain
 
     def leaves(self, grads: Any) -> list[Any]:
@@ -141,10 +151,12 @@ class Arrays:
     def check_groups(self, groups: Sequence[_hyper.Group]) -> list[_hyper.Hyper]:
         """The groups' hyper-parameters, checked."""
         self.check_number(groups)
-        return [
+        hypers = [
             _hyper.check_group(group, traits)
-            for group, traits in zip(groups, self.traits, strict=True)
+            for group, traits in zip(list(groups), self.traits, strict=True)
         ]
+        self.check_number(groups)  # what was read may have taken some away
+        return hypers
 
     def check_number(self, groups: Sequence[_hyper.Group]) -> None:
         """Check that the user added and removed no group."""
@@ -161,7 +173,7 @@ class Arrays:
 
     def check_param(self, i: int) -> None:
         """Check one of the arrays that a step writes; the parameters come first."""
-        label, array = self.written[i]
+        label, array, _ = self.written[i]
         found = layout_of(array)
         if not array.flags.writeable:
             raise ValueError(f"{label} has become read-only")

@@ -9,10 +9,9 @@ from contextlib import ContextDecorator
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from fastadam._arrays import Arrays
 from fastadam._guard import PAUSED, at_once
+from fastadam._slots import view_of
 from fastadam._types import Array
 
 
@@ -46,6 +45,7 @@ class Averaged(io.IOBase, ContextDecorator):
         self.close = at_once(())  # type: ignore[method-assign]
 
     def __enter__(self) -> None:  # type: ignore[override]
+        undo = at_once(())  # of this call alone: the object may be in use already
         try:
             with self._lock.hold():
                 arrays = self._arrays()
@@ -53,16 +53,16 @@ class Averaged(io.IOBase, ContextDecorator):
                 for i in range(len(averages)):
                     arrays.check_param(i)
                 # Views, which stay as they are if the block reshapes a parameter, say.
-                params = [slot.user.view(np.ndarray) for slot in arrays.slots]
+                params = [view_of(slot.user) for slot in arrays.slots]
                 kept = [param.copy(order="K") for param in params]
-                self.close = at_once(  # type: ignore[method-assign]
+                undo = self.close = at_once(  # type: ignore[method-assign]
                     [*_copies(params, kept), partial(setattr, self._lock, "refusal", None)]
                 )
                 at_once(
                     [partial(setattr, self._lock, "refusal", PAUSED), *_copies(params, averages)]
                 )()
         except BaseException:
-            self.close()
+            undo()
             raise
 
     def _recreate_cm(self) -> Averaged:

@@ -174,6 +174,7 @@ cdef class Direct:
     cdef bint sort_written(self, Py_ssize_t count) noexcept:
         """False if any overlap."""
         cdef Py_ssize_t i
+        self.n_written = 0  # `written` is what these are, whether they are apart or not
         memcpy(self.written, self.unsorted, count * sizeof(Interval))
         qsort(self.written, count, sizeof(Interval), compare_starts)
         for i in range(1, count):

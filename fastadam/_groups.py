@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastadam import _hyper, _tree
-from fastadam._arrays import Arrays
+from fastadam._arrays import Arrays, Written
 from fastadam._checks import check_separate, check_written
 from fastadam._hyper import Group
 from fastadam._rules import Rule
@@ -49,6 +49,8 @@ def added(
         A group, an array or an option does not fit.
     """
     specs, slots = (old.specs, list(old.slots)) if old else ([], [])
+    if old and grouped and not old.grouped:
+        slots = [slot._replace(suffix="[0]" + slot.suffix) for slot in slots]
     n_old = len(slots)
     new_groups: list[Group] = []
     for group in groups:
@@ -94,7 +96,7 @@ def arranged(
         spec=list(specs) if grouped else specs[0],
         names=("params", "grads"),
         slots=slots,
-        written=[("params" + slot.suffix, slot.user) for slot in slots],
+        written=[Written("params" + slot.suffix, slot.user, slot.view) for slot in slots],
         n_groups=len(specs),
         grouped=grouped,
         ema_decay=ema_decay,

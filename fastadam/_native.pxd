@@ -119,8 +119,8 @@ cdef class Batch:
     cdef object mended(self, Py_ssize_t i, grad)
     cdef bint match(self, object spec, object grads) except -1
     cdef void hold(self, Py_ssize_t i, object grad) noexcept
-    cdef bint claim_held(self) noexcept
-    cdef bint claim_one(self, Py_ssize_t i) noexcept
+    cdef bint claim_held(self, bint mended=*) noexcept
+    cdef bint claim_one(self, Py_ssize_t i, bint mended) noexcept
     cdef bint fits(self, Py_ssize_t i, object grad) noexcept
     cdef fa_job *claim(self, Py_ssize_t i, const void *grad) noexcept
     cdef void release(self) noexcept

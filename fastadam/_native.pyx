@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """The binding: arrays to pointers, then one C call with the GIL released.
 
-Gradients that are plain (see _arrays.py) are recognized here in a few
-nanoseconds each; all others take the way through `Arrays.plain_gradients`,
+Gradients that C can walk along their parameters are recognized here in a few
+nanoseconds each; all others take the way through `Arrays.plain_gradient`,
 which copies or refuses them.
 """
 
@@ -43,7 +43,6 @@ cdef extern from "fastadam.h":
     int fa_best_isa()
     int fa_states_kept(int rule, const fa_hyper *hyper)
     size_t fa_constants_size()
-    int64_t fa_blocks(const fa_job *job)
     int64_t fa_real_size(int dtype)
     int fa_step(fa_batch *batch) nogil
     void fa_touch(const fa_batch *batch) nogil
@@ -85,7 +84,7 @@ def rules():
 
 
 def instruction_sets():
-    """{name: whether this CPU has it} of the compiled instruction sets, best first."""
+    """{name: whether this CPU has it} of the compiled instruction sets; see `best`."""
     return {name: bool(fa_cpu_has(i)) for i, name in enumerate(names(fa_isa_name))}
 
 
@@ -182,8 +181,9 @@ cdef class Batch:
         self.held = <PyObject **>allocate(self.n, sizeof(PyObject *))
         self.watched = <Watched *>allocate(self.n_watched, sizeof(Watched))
         self.written = <Interval *>allocate(self.n_written, sizeof(Interval))
+        views = [array.view for array in arrays.written]  # of ndarray's own class
         self.lengths = lengths = <cnp.npy_intp *>allocate(
-            3 * sum([array.ndim for _, array in arrays.written]), sizeof(cnp.npy_intp)
+            3 * sum([view.ndim for view in views]), sizeof(cnp.npy_intp)
         )
         self.copies = []
         self.seen = [[] for _ in range(self.n_groups)]
@@ -191,12 +191,12 @@ cdef class Batch:
         for i in range(self.n_written):
             self.written[i].start = arrays.spans.starts[i]
             self.written[i].end = arrays.spans.ends[i]
-        for i, (_, user) in enumerate(arrays.written):
-            ndim = user.ndim
-            self.watched[i].user = <PyObject *>user
-            self.watched[i].data = cnp.PyArray_BYTES(user)
-            self.watched[i].strides = copy_of(cnp.PyArray_STRIDES(user), ndim, &lengths)
-            self.watched[i].layout = layout_of(arrays.slots[i].param if i < self.n else user)
+        for i, view in enumerate(views):
+            ndim = view.ndim
+            self.watched[i].user = <PyObject *>arrays.written[i].user
+            self.watched[i].data = cnp.PyArray_BYTES(view)
+            self.watched[i].strides = copy_of(cnp.PyArray_STRIDES(view), ndim, &lengths)
+            self.watched[i].layout = layout_of(arrays.slots[i].param if i < self.n else view)
             self.watched[i].layout.shape = copy_of(self.watched[i].layout.shape, ndim, &lengths)
             self.watched[i].layout.strides = copy_of(self.watched[i].layout.strides, ndim, &lengths)
         for i in range(self.n_groups):
@@ -219,7 +219,7 @@ cdef class Batch:
                 c_array.numbers[k] = number
             self.kept[c_array.group] &= states
             self.elements += c_array.size
-            blocks += c_array.size // FA_BLOCK + 1
+            blocks += c_array.size // FA_BLOCK + 2  # the most, wherever the blocks begin
             self.copies += [(i, user_array, plain) for user_array, plain in slot.copies]
 
         self.batch.rule = rules().index(arrays.rule.name)
@@ -314,7 +314,7 @@ cdef class Batch:
                 leaves[i] = self.mended(i, leaves[i])
         for i in range(self.n):
             self.hold(i, leaves[i])
-        if not self.claim_held():
+        if not self.claim_held(mended=True):
             self.arrays.check_written()
             raise RuntimeError("a gradient changed while others were checked")
         return 0
@@ -368,18 +368,21 @@ cdef class Batch:
             Py_INCREF(grad)
             self.held[i] = <PyObject *>grad
 
-    cdef bint claim_held(self) noexcept:
-        """Take the addresses of what is held; False if any of it does not fit."""
+    cdef bint claim_held(self, bint mended=False) noexcept:
+        """Take the addresses of what is held; False if any of it does not fit.
+
+        Rows are trusted only among gradients that were mended: those that mending made.
+        """
         cdef Py_ssize_t i
         for i in range(self.n):
-            if self.held[i] != NULL and not self.claim_one(i):
+            if self.held[i] != NULL and not self.claim_one(i, mended):
                 return False
         for i in range(self.n, self.n_watched):
             if not is_as_made(&self.watched[i]):
                 return False
         return True
 
-    cdef bint claim_one(self, Py_ssize_t i) noexcept:
+    cdef bint claim_one(self, Py_ssize_t i, bint mended) noexcept:
         cdef cnp.ndarray numbers, values
         cdef fa_job *job
         grad = <object>self.held[i]
@@ -388,7 +391,7 @@ cdef class Batch:
                 return False
             self.claim(i, cnp.PyArray_DATA(<cnp.ndarray>grad))
             return True
-        if type(grad) is not Rows or not is_as_made(&self.watched[i]):
+        if not mended or type(grad) is not Rows or not is_as_made(&self.watched[i]):
             return False
         numbers, values = grad.rows, grad.values
         job = self.claim(i, cnp.PyArray_DATA(values))
@@ -460,18 +463,16 @@ cdef class Batch:
         return 0
 
     cdef int load_groups(self, groups, loss_scale) except -1:
-        cdef Py_ssize_t i
-        cdef fa_hyper *c_group
+        cdef Py_ssize_t i, n_read = 0
         cdef double scale = 1.0
         if type(loss_scale) is not float or <double>loss_scale != 1.0:
             scale = _hyper.check_loss_scale(loss_scale, self.arrays.traits)
         self.batch.loss_scale = scale
         if len(groups) != self.n_groups:
-            self.arrays.check_groups(groups)
+            self.arrays.check_number(groups)
         for i, group in enumerate(groups):
             if i == self.n_groups:
-                self.arrays.check_groups(groups)
-            c_group = &self.c_groups[i]
+                self.arrays.check_number(groups)
             if type(group) is not dict or not self.seen[i] or not has_items(group, self.seen[i]):
                 # What is remembered is what was checked: the group may get new values meanwhile.
                 if type(group) is dict:
@@ -483,6 +484,9 @@ cdef class Batch:
                 self.load_group(i, hyper)
                 if _hyper.is_fixed(group, traits):
                     self.seen[i] = items_of(group)
+            n_read += 1
+        if n_read != self.n_groups:  # what was read has taken some away
+            self.arrays.check_number(groups)
         for i, hyper in enumerate(self.scheduled):
             if hyper is not None:
                 self.c_groups[i].lr = _hyper.lr_now(hyper, self.finished, self.arrays.traits[i])

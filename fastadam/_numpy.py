@@ -1,4 +1,4 @@
-"""The backend without the extension: steps arrays with the rules of _rules.py, block by block."""
+"""The backend without the extension: steps arrays with the rules of _rules/, block by block."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def grad_norm(grads: Sequence[Array], loss_scale: float, wide: Array) -> float:
 
 
 def sum_rows(values: Array, order: Array, starts: Array) -> Array:
-    """Sums of equal rows; see _rows.SumRows. The twin of csrc/rows.c."""
+    """Sums of equal rows; see _rows.SumRows. The twin of csrc/merge_rows.c."""
     first = starts[:-1]
     sums: Array = values[order[first]]
     more = np.ones(len(order), bool)

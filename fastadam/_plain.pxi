@@ -1,5 +1,5 @@
 # What an array must look like for C to walk it, and what memory a step writes; a part of
-# _native.pyx. The Python twin, which also mends or refuses what is unusual, is _arrays.py.
+# _native.pyx. Their Python twins are in _slots.py and _arrays.py.
 
 cdef enum:
     BOTH_ORDERS = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS

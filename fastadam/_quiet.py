@@ -11,7 +11,7 @@ import numpy as np
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_context = contextvars.copy_context()
+_context = contextvars.Context()
 _context.run(np.seterr, all="ignore")
 
 

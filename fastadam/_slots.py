@@ -8,14 +8,14 @@ into it and, if it is written, back.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from fastadam._rules import Rule
 from fastadam._types import Array
 
-#: Elements of an array that caches do not hold: FA_BEYOND_CACHE in csrc/kernel.c.
+#: Elements of an array that caches do not hold: BEYOND_CACHE in csrc/blocks.c.
 BEYOND_CACHE = 2 << 20
 
 
@@ -25,11 +25,12 @@ class Slot(NamedTuple):
     key: Any  # its name in state dicts
     suffix: str  # what messages add to "params" or "grads" to name it, such as "['W']"
     user: Array  # as the user holds it
+    view: Array  # of `user`, as it was when the slot was made: the user could move or reshape it
     group: int  # the number of its param group
     param: Array  # plain: a view of `user`, or a stand-in
     state: tuple[Array | None, ...]  # plain; one for each of the rule's, None if it is not kept
     average: Array | None  # plain; the moving average of the parameter over steps
-    copies: tuple[tuple[Array, Array], ...]  # (the user's array, its stand-in)
+    copies: tuple[tuple[Array, Array], ...]  # (a view of the user's array, its stand-in)
 
 
 def slot(
@@ -38,28 +39,37 @@ def slot(
     """A slot of users' arrays: a parameter, and its state where that is the user's, too."""
     param = row[0]
     assert param is not None
-    like = param.view(np.ndarray) if is_plain(param) else np.empty_like(param, subok=False)
+    views = [None if array is None else view_of(array) for array in row]
+    like: Any = views[0]
+    if not is_plain(like):
+        like = np.empty_like(like)
     plain: list[Any] = []
     copies = []
-    for array in row:
-        if array is None:
+    for view in views:
+        if view is None:
             plain.append(None)
-        elif is_plain(array) and same_order(array, like):
-            plain.append(array.view(np.ndarray))
+        elif is_plain(view) and same_order(view, like):
+            plain.append(view)
         else:
             plain.append(np.empty_like(like))
-            copies.append((array, plain[-1]))
+            copies.append((view, plain[-1]))
     missing = (None,) * (1 + len(rule.states) - len(plain))
     return Slot(
         key=key,
         suffix=suffix,
         user=param,
+        view=cast(Array, views[0]),
         group=group,
         param=plain[0],
         state=(*plain[1:], *missing),
         average=None,
         copies=tuple(copies),
     )
+
+
+def view_of(array: Array) -> Array:
+    """The array as it is now, whatever its class says of it and however it changes later."""
+    return np.ndarray.view(array, np.ndarray)
 
 
 def with_state(bare: Slot, states: Sequence[Array | float | None], average: Array | None) -> Slot:

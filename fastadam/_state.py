@@ -91,12 +91,15 @@ def read_state(
     if unknown:
         raise KeyError(f"state dict: state of {min(map(repr, unknown))}, which has no parameter")
 
-    merged = []
+    merged, changes = [], []
     for group, new, traits in zip(groups, saved_groups, arrays.traits, strict=True):
+        _hyper.check_params(group, traits)
         taken = {k: untensored(v) for k, v in new.items() if k not in ("params", *COUNTS)}
         whole = {**group, **taken, **fixed}
         # State that the options ask for and that was not made yet will be made here.
-        merged.append({**whole, **_hyper.checked(whole, traits._replace(lacking=()))})
+        checked = _hyper.checked(whole, traits._replace(lacking=()))
+        merged.append({**whole, **checked})
+        changes.append({**taken, **fixed, **checked})
     new_slots: list[Slot] = []
     counts = Counts([], [])
     for key, slot in zip(keys, slots, strict=True):
@@ -117,7 +120,7 @@ def read_state(
         max(read_step(name, group.get(name, 0)) for group in saved_groups) for name in COUNTS
     )
     counts = counts._replace(finished=max(finished, *counts.steps), skipped=skipped)
-    return Loaded(new_slots, counts, merged)
+    return Loaded(new_slots, counts, changes)
 
 
 def _check_dict(label: str, value: Any, keys: tuple[str, ...] = ()) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from fastadam import _backend, _hyper
-from fastadam._arrays import Arrays, Counts
+from fastadam._arrays import Arrays, Counts, Written
 from fastadam._checks import check_separate, check_written
 from fastadam._rules import ADAM
-from fastadam._slots import slot
+from fastadam._slots import slot, view_of
 from fastadam._types import Array
 
 
@@ -109,9 +109,10 @@ def _step_checked(
     for name, column in written.items():
         for suffix, array, like in zip(suffixes, column, params, strict=True):
             check_written(name + suffix, array, like)
-            labelled.append((name + suffix, array))
-    check_separate(labelled)
-    rows = zip(*written.values(), strict=True)
+            labelled.append(Written(name + suffix, array, view_of(array)))
+    check_separate([(label, view) for label, _, view in labelled])
+    views = {array.label: array.view for array in labelled}
+    rows = [[views[name + suffix] for name in written] for suffix in suffixes]
     slots = [slot(ADAM, row, 0, suffix) for row, suffix in zip(rows, suffixes, strict=True)]
     arrays = Arrays(
         rule=ADAM,

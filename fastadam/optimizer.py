@@ -19,7 +19,7 @@ from fastadam._guard import at_once
 from fastadam._hyper import Group, Schedule
 from fastadam._quiet import quietly
 from fastadam._rules import Rule
-from fastadam._slots import slot, with_state
+from fastadam._slots import slot, view_of, with_state
 from fastadam._state import read_state, write_state
 from fastadam._types import Array
 
@@ -350,7 +350,7 @@ class Optimizer:
         self._replace(
             self._backend.Batch(arrays, loaded.counts, self._lock, self._clip),
             [
-                partial(group.update, new)
+                partial(dict.update, group, new)
                 for group, new in zip(self.param_groups, loaded.groups, strict=True)
             ],
         )
@@ -519,6 +519,6 @@ class Optimizer:
 
 
 def _filled(like: Array, values: Array) -> Array:
-    copy = np.empty_like(like, subok=False)
+    copy = np.empty_like(view_of(like))
     np.copyto(copy, values)
     return copy

@@ -74,3 +74,18 @@ def test_other_ways_to_begin_a_block():
         stack.enter_context(opt.use_averaged_params())
         assert (a == -0.5).all()
     assert (a == -1).all()
+
+
+def test_a_block_that_is_entered_twice():
+    p = np.zeros(2)
+    opt = fastadam.SGD(p, lr=1.0, ema_decay=0.5)
+    opt.step(-np.ones(2))
+    block = opt.use_averaged_params()
+    with block:
+        with pytest.raises(RuntimeError, match="within use_averaged_params"), block:
+            pass
+        assert p.tolist() == [0.5, 0.5]
+        with pytest.raises(RuntimeError, match="within use_averaged_params"):
+            opt.step(np.ones(2))
+    assert p.tolist() == [1.0, 1.0]
+    opt.step(np.ones(2))

@@ -146,3 +146,30 @@ except ValueError as error:
             env={**os.environ, "PYTHONHASHSEED": str(seed)}, capture_output=True, text=True,
         )  # fmt: skip
         assert result.stdout.startswith("momentum was switched on"), result.stderr
+
+
+def test_a_frozen_parameter_without_a_gradient():
+    a, b = np.zeros(2), np.zeros(2)
+    opt = fastadam.SGD([a, b], lr=1.0)
+    b.flags.writeable = False
+    opt.step([np.ones(2), None])
+    opt.accumulate([np.ones(2), None])
+    opt.step()
+    assert a.tolist() == [-2.0, -2.0]
+
+
+def test_loading_into_groups_that_were_reordered():
+    opt = fastadam.SGD([{"params": np.zeros(2), "lr": 0.1}, {"params": np.zeros(2), "lr": 0.2}])
+    state = opt.state_dict()
+    opt.param_groups.reverse()
+    with pytest.raises(ValueError, match="groups were reordered"):
+        opt.load_state_dict(state)
+    opt.param_groups.reverse()
+    assert [group["lr"] for group in opt.param_groups] == [0.1, 0.2]
+
+
+def test_names_after_a_second_group_came():
+    opt = fastadam.SGD([np.zeros(3), np.zeros(4)])
+    opt.add_param_group({"params": np.zeros(2)})
+    with pytest.raises(ValueError, match=r"grads\[0\]\[1\]: shape \(5,\)"):
+        opt.step([[np.ones(3), np.ones(5)], np.ones(2)])

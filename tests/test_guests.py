@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastadam
+from fastadam._rows import Rows
 
 
 def columns(count=50, size=3):
@@ -172,3 +173,88 @@ def test_a_key_of_the_gradients_that_shortens_their_list():
         assert all(map(np.array_equal, [params[0]["a"], *params[1:]], before))
     else:  # the list had been copied before
         assert not any(map(np.array_equal, [params[0]["a"], *params[1:]], before))
+
+
+def moved(array):
+    """Give an array other memory, and keep what it had."""
+    size = array.size
+    array.resize(4 * size, refcheck=False)
+    others = np.zeros(size)
+    array.resize(size, refcheck=False)
+    return others
+
+
+@pytest.mark.parametrize("how", ["load_state_dict", "add_param_group"])
+def test_a_parameter_that_moved_before_its_arrays_are_taken_anew(how):
+    p = np.zeros(100_000)
+    opt = fastadam.SGD([{"params": p}], lr=1.0)
+    state = opt.state_dict()
+    others = moved(p)
+    if how == "load_state_dict":
+        opt.load_state_dict(state)
+    else:
+        opt.add_param_group({"params": np.zeros(2)})
+    grads = [np.ones(100_000), np.ones(2)][: len(opt.param_groups)]
+    with pytest.raises(ValueError, match="was resized"):
+        opt.step(grads)
+    assert not others.any()
+
+
+def test_a_parameter_that_moves_while_its_optimizer_is_made():
+    p = np.zeros(100_000)
+    acts = iter([lambda: None, lambda: moved(p)])
+    opt = fastadam.SGD(p, lr=Odd(1.0, lambda: next(acts, lambda: None)()))
+    with pytest.raises(ValueError, match="was resized"):
+        opt.step(np.ones(100_000))
+
+
+def test_a_parameter_that_lies_about_its_axes():
+    class Liar(np.ndarray):
+        answers = 0
+
+        @property
+        def ndim(self):
+            Liar.answers += 1
+            return 1 if Liar.answers < 2 else 10_000
+
+    p = np.zeros(3).view(Liar)
+    fastadam.SGD(p, lr=1.0).step(np.ones(3))
+    assert np.asarray(p).tolist() == [-1.0, -1.0, -1.0]
+
+
+def test_a_refused_overlap_leaves_no_intervals_behind():
+    """adam_step keeps what it wrote to last; a refused call must not half replace that."""
+    n = 16
+    memory = np.random.default_rng(0).random(4 * n)
+    p, m, v = memory[:n], memory[n : 2 * n], memory[2 * n + 4 : 3 * n + 4]
+    overlapping, apart = memory[2 * n + 3 : 3 * n + 3], np.ones(n)
+
+    def refused():
+        with pytest.raises(ValueError, match="share memory"):
+            fastadam.adam_step(p, apart, m, v, step=1, max_exp_avg_sq=p[:])
+
+    start = memory.copy()
+    expected = [array.copy() for array in (p, m, v)]
+    fastadam.adam_step(expected[0], overlapping.copy(), *expected[1:], step=2)
+    refused()
+    fastadam.adam_step(p, apart, m, v, step=1)
+    refused()
+    memory[:] = start
+    fastadam.adam_step(p, overlapping, m, v, step=2)
+    assert [a.tobytes() for a in (p, m, v)] == [a.tobytes() for a in expected]
+
+
+def test_an_option_that_takes_groups_away():
+    a, b = np.zeros(2), np.zeros(2)
+    opt = fastadam.SGD([{"params": a}, {"params": b}], lr=1.0)
+    opt.param_groups[0]["lr"] = Odd(0.1, lambda: opt.param_groups.pop())
+    with pytest.raises(ValueError, match="param_groups has 1 entries, expected 2"):
+        opt.step([np.ones(2), np.ones(2)])
+    assert not a.any()
+    assert not b.any()
+
+
+def test_rows_that_nobody_checked():
+    opt = fastadam.SGD(np.zeros((3, 2)), lr=1.0)
+    with pytest.raises(TypeError, match="grads is a Rows"):
+        opt.step(Rows(np.array([7]), np.ones((1, 2))))

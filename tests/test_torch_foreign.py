@@ -507,3 +507,19 @@ def test_another_pytorch(module, name):
     last = result.stderr.splitlines()[-1]
     assert last.startswith(f"ImportError: fastadam.torch cannot use PyTorch {torch.__version__}: ")
     assert name.rpartition(".")[2] in last
+
+
+def test_a_group_that_computes_its_options():
+    class Group(dict):
+        lr = 1.0
+
+        def __getitem__(self, key):
+            return Group.lr if key == "lr" else super().__getitem__(key)
+
+    p = torch.nn.Parameter(torch.zeros(2))
+    opt = fastadam.torch.SGD([p], lr=1.0)
+    opt.param_groups[0] = Group(opt.param_groups[0])
+    for Group.lr in (1.0, 1.0, 0.0, 0.0):
+        p.grad = torch.ones(2)
+        opt.step()
+    assert p.tolist() == [-2.0, -2.0]

@@ -19,7 +19,7 @@ from torch.autograd.graph import increment_version
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fastadam import _backend, _hyper, _rows, _rules
-from fastadam._arrays import Arrays, Counts
+from fastadam._arrays import Arrays, Counts, Written
 from fastadam._checks import check_separate, check_written
 from fastadam._slots import is_plain, slot, state_like
 from fastadam._state import read_number, read_step, untensored
@@ -261,14 +261,16 @@ class Optimizer(torch.optim.Optimizer):
         return _Member(param, group, grad, tensors, counts, values["step"], found, added)
 
     def _batch(self, kept: _Kept, members: list[_Member], n_groups: int) -> Any:
-        written = []
+        params: list[Written] = []
+        others: list[Written] = []
         for member in members:
             for memory in member.tensors:
                 if memory is not None:
                     check_written(memory.name, memory.array, _param(member).array)
-                    written.append((memory.name, memory.array))
-        check_separate(written)
-        names = {_param(member).name for member in members}
+                    entry = Written(memory.name, memory.array, memory.array)
+                    (params if memory is member.tensors[0] else others).append(entry)
+        written = params + others
+        check_separate([(label, array) for label, array, _ in written])
         rows = [
             [None if memory is None else memory.array for memory in member.tensors]
             for member in members
@@ -281,8 +283,7 @@ class Optimizer(torch.optim.Optimizer):
                 slot(self._rule, row, member.group, _param(member).name)
                 for row, member in zip(rows, members, strict=True)
             ],
-            written=[(name, array) for name, array in written if name in names]
-            + [(name, array) for name, array in written if name not in names],
+            written=written,
             n_groups=n_groups,
             in_groups=False,
         )

@@ -297,7 +297,7 @@ cdef class Tensors:
                 if any([options[key] for key in traits.lacking]):
                     return False
                 self.batch.load_group(i, _hyper.check_options(options, traits))
-                if _hyper.are_fixed([before[key] for key in traits.options]):
+                if type(group) is dict and _hyper.are_fixed([before[key] for key in traits.options]):
                     self.seen_groups[i] = items_of(before)
             i += 1
         return i == self.batch.n_groups
@@ -414,7 +414,7 @@ cdef class Tensors:
         for i in range(self.n):
             if mended[i] is not None:
                 self.batch.hold(i, mended[i][0])
-                if not self.batch.claim_one(i):
+                if not self.batch.claim_one(i, True):
                     raise RuntimeError(f"{self.batch.arrays.name(i)} changed while it was checked")
         return 0
 

@@ -67,7 +67,7 @@ static void make_nans_one(void *numbers, int64_t n, int dtype)
 
 /* What is stepped: the same numbers for the same case and seed. */
 typedef struct {
-    int rule, dtype, n, averaged, with_rows, norm;
+    int rule, dtype, n, averaged, with_rows, norm, origin;
     int64_t sizes[MOST_ARRAYS];
     fa_hyper hyper;
 } problem;
@@ -103,6 +103,7 @@ static uint64_t run(const problem *p, int isa, int threads, int shift)
             if (states >> k & 1)
                 arrays[i].streams.state[k] = memory[i][3 + k] + (size_t)shift * item;
         arrays[i].size = p->sizes[i];
+        arrays[i].origin = p->origin;
         arrays[i].dtype = p->dtype;
         arrays[i].numbers[0] = 1;
         jobs[i].array = &arrays[i];
@@ -141,7 +142,7 @@ static uint64_t run(const problem *p, int isa, int threads, int shift)
     return result;
 }
 
-static void compare(const problem *p)
+static void compare(const problem *p, int most_threads)
 {
     uint64_t expected = 0;
     int first = 1;
@@ -149,7 +150,7 @@ static void compare(const problem *p)
         if (!fa_cpu_has(isa))
             continue;
         for (int shift = 0; shift < 16; shift += 5)
-            for (int threads = 1; threads <= 2; threads++) {
+            for (int threads = 1; threads <= most_threads; threads++) {
                 const uint64_t found = run(p, isa, threads, shift);
                 if (first)
                     expected = found;
@@ -179,20 +180,25 @@ static void check_rules(void)
                     .averaged = variant >> 4 & 1, .with_rows = variant >> 5 & 1,
                     .norm = variant >> 5 & 1,
                 };
-                compare(&p);
+                compare(&p, 1);
             }
 }
 
 /* From some 10^5 elements on threads share an array; from 2^21 on it is prefetched. */
 static void check_large(void)
 {
-    for (int dtype = 0; dtype < FA_DTYPES; dtype++) {
-        problem p = {
-            .dtype = dtype, .n = 2, .sizes = {(2 << 20) + 77, 70001}, .norm = 1,
-            .hyper = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8},
-        };
-        compare(&p);
-    }
+    for (int dtype = 0; dtype < FA_DTYPES; dtype++)
+        for (int rule = 0; fa_rule_name(rule); rule++) {
+            problem p = {
+                .rule = rule, .dtype = dtype, .n = 2, .sizes = {400000, 70001}, .norm = 1,
+                .hyper = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .alpha = 0.99,
+                          .ema_decay = 0.9, .momentum_decay = 4e-3},
+                .averaged = rule % 2, .with_rows = rule % 3 == 1, .origin = rule * 1000,
+            };
+            if (rule == 0)
+                p.sizes[0] = (2 << 20) + 77;
+            compare(&p, 2);
+        }
 }
 
 /* Block sums of the parts of an array are those of the whole, wherever it is cut; and a norm
@@ -212,7 +218,7 @@ static void check_parts_of_a_norm(void)
     halves[0].array = &ends[0];
     halves[1].array = &ends[1];
     halves[1].grad = grad + CUT;
-    fa_batch batch = {.threads = 2, .jobs = &job, .n_jobs = 1, .loss_scale = 4, .sums = whole};
+    fa_batch batch = {.isa = fa_best_isa(), .threads = 2, .jobs = &job, .n_jobs = 1, .loss_scale = 4, .sums = whole};
     const double norm = fa_grad_norm(&batch);
     batch.jobs = halves;
     batch.n_jobs = 2;
@@ -229,7 +235,7 @@ static void check_parts_of_a_norm(void)
         int sgd = 0;
         while (strcmp(fa_rule_name(sgd), "sgd") != 0)
             sgd++;
-        fa_batch b = {.rule = sgd, .threads = 1, .groups = &hyper, .jobs = &step, .n_jobs = 1,
+        fa_batch b = {.isa = fa_best_isa(), .rule = sgd, .threads = 1, .groups = &hyper, .jobs = &step, .n_jobs = 1,
                       .loss_scale = 1, .norm = given ? FA_GIVEN : FA_MEASURED,
                       .grad_norm = fabs(grad[0]), .max_grad_norm = fabs(grad[0]) / 2,
                       .constants = allocate(fa_constants_size()), .sums = whole};
