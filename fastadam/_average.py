@@ -9,6 +9,9 @@ from contextlib import ContextDecorator
 from functools import partial
 from typing import Any
 
+import numpy as np
+
+from fastadam import _tree
 from fastadam._arrays import Arrays
 from fastadam._guard import PAUSED, at_once
 from fastadam._slots import view_of
@@ -21,6 +24,15 @@ def averages_of(arrays: Arrays) -> list[Array]:
     if not averages:
         raise ValueError("there is no average of the parameters; set ema_decay")
     return averages
+
+
+def copies_of_averages(arrays: Arrays) -> Any:
+    """Copies of the averages, nested as the parameters."""
+    averages = averages_of(arrays)
+    copies = [np.empty_like(view_of(slot.user)) for slot in arrays.slots]
+    for copy, average in zip(copies, averages, strict=True):
+        np.copyto(copy, average)
+    return _tree.build(arrays.spec, copies)
 
 
 class Averaged(io.IOBase, ContextDecorator):
@@ -45,25 +57,26 @@ class Averaged(io.IOBase, ContextDecorator):
         self.close = at_once(())  # type: ignore[method-assign]
 
     def __enter__(self) -> None:  # type: ignore[override]
-        undo = at_once(())  # of this call alone: the object may be in use already
+        before = self.close
         try:
             with self._lock.hold():
-                arrays = self._arrays()
-                averages = averages_of(arrays)
-                for i in range(len(averages)):
-                    arrays.check_param(i)
-                # Views, which stay as they are if the block reshapes a parameter, say.
-                params = [view_of(slot.user) for slot in arrays.slots]
-                kept = [param.copy(order="K") for param in params]
-                undo = self.close = at_once(  # type: ignore[method-assign]
-                    [*_copies(params, kept), partial(setattr, self._lock, "refusal", None)]
-                )
-                at_once(
-                    [partial(setattr, self._lock, "refusal", PAUSED), *_copies(params, averages)]
-                )()
+                self._begin(self._arrays())
         except BaseException:
-            undo()
+            if self.close is not before:  # or it is the end of a block that is still open
+                self.close()
             raise
+
+    def _begin(self, arrays: Arrays) -> None:
+        averages = averages_of(arrays)
+        for i in range(len(averages)):
+            arrays.check_param(i)
+        # Views, which stay as they are if the block reshapes a parameter, say.
+        params = [view_of(slot.user) for slot in arrays.slots]
+        kept = [param.copy(order="K") for param in params]
+        self.close = at_once(  # type: ignore[method-assign]
+            [*_copies(params, kept), partial(setattr, self._lock, "refusal", None)]
+        )
+        at_once([partial(setattr, self._lock, "refusal", PAUSED), *_copies(params, averages)])()
 
     def _recreate_cm(self) -> Averaged:
         """For each call of a function that this decorates, another one."""

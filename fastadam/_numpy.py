@@ -35,7 +35,11 @@ class Lock:
         _locks.add(weakref.ref(self, _locks.discard))
 
     def hold(self) -> threading.RLock:
-        """What to take with ``with``, or an error if this thread has it, or nobody may."""
+        """What to take with ``with``, or an error if this thread has it, or nobody may.
+
+        There should be no loop in the block: in Python 3.12 and 3.13 some jumps back within a
+        block do not belong to it, and if Ctrl-C comes there, it is left without its end.
+        """
         if self.refusal:
             raise RuntimeError(self.refusal)
         if self._lock._is_owned():  # type: ignore[attr-defined]

@@ -7,6 +7,8 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
 from fastadam._checks import check_array
@@ -38,6 +40,15 @@ def write_state(arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> dict
         saved.update(finished_steps=counts.finished, skipped_steps=counts.skipped, params=keys)
         saved_groups.append(saved)
     return {"state": state, "param_groups": saved_groups}
+
+
+def copied(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The state dict with copies of its arrays."""
+    for entry in state_dict["state"].values():
+        for name, value in entry.items():
+            if isinstance(value, np.ndarray):
+                entry[name] = value.copy(order="K")
+    return state_dict
 
 
 def _keys_of_groups(arrays: Arrays) -> list[list[Any]]:

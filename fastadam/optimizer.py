@@ -9,19 +9,16 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
-
 from fastadam import _backend, _checkpoint, _files, _groups, _hyper, _tree
 from fastadam._accumulate import ACCUMULATED, Sums
 from fastadam._arrays import Counts
-from fastadam._average import Averaged, averages_of
+from fastadam._average import Averaged, copies_of_averages
 from fastadam._guard import at_once
 from fastadam._hyper import Group, Schedule
 from fastadam._quiet import quietly
 from fastadam._rules import Rule
-from fastadam._slots import slot, view_of, with_state
-from fastadam._state import read_state, write_state
-from fastadam._types import Array
+from fastadam._slots import slot, with_state
+from fastadam._state import copied, read_state, write_state
 
 _REMADE = ("_backend", "_lock", "_batch")
 
@@ -119,10 +116,13 @@ class Optimizer:
         array([-2., -3.])
         """
         with self._lock.hold():
-            sum_rows, arrays = self._backend.sum_rows, self._held_batch().arrays
-            decays = [hyper.weight_decay for hyper in arrays.check_groups(self.param_groups)]
-            plain = arrays.plain_gradients(grads, decays, sum_rows)
-            self._sums = quietly(self._sums.plus, plain, arrays, sum_rows)
+            self._sums = self._sums_with(grads)
+
+    def _sums_with(self, grads: Any) -> Sums:
+        sum_rows, arrays = self._backend.sum_rows, self._held_batch().arrays
+        decays = [hyper.weight_decay for hyper in arrays.check_groups(self.param_groups)]
+        plain = arrays.plain_gradients(grads, decays, sum_rows)
+        return quietly(self._sums.plus, plain, arrays, sum_rows)
 
     def _held_batch(self) -> Any:
         """The batch, for who holds the lock, or an error if it must not be used now."""
@@ -174,12 +174,7 @@ class Optimizer:
         (array([1.]), array([0.5]))
         """
         with self._lock.hold():
-            arrays = self._held_batch().arrays
-            copies = [
-                _filled(slot.user, average)
-                for slot, average in zip(arrays.slots, averages_of(arrays), strict=True)
-            ]
-            return _tree.build(arrays.spec, copies)
+            return copies_of_averages(self._held_batch().arrays)
 
     def use_averaged_params(self) -> AbstractContextManager[None]:
         """Put the moving averages into the parameters for the time of a `with` block.
@@ -301,12 +296,7 @@ class Optimizer:
         array([0.1, 0.1])
         """
         with self._lock.hold():
-            saved = self._saved()
-            for entry in saved["state"].values():
-                for name, value in entry.items():
-                    if isinstance(value, np.ndarray):
-                        entry[name] = value.copy(order="K")
-            return saved
+            return copied(self._saved())
 
     def _saved(self) -> dict[str, Any]:
         """A state dict that holds the arrays of the state themselves."""
@@ -347,13 +337,9 @@ class Optimizer:
         old = self._held_batch().arrays
         loaded = read_state(old, state_dict, self.param_groups, self._fixed, adopt)
         arrays = _groups.arranged(self._rule, old.specs, loaded.slots, self._ema_decay, old.grouped)
-        self._replace(
-            self._backend.Batch(arrays, loaded.counts, self._lock, self._clip),
-            [
-                partial(dict.update, group, new)
-                for group, new in zip(self.param_groups, loaded.groups, strict=True)
-            ],
-        )
+        batch = self._backend.Batch(arrays, loaded.counts, self._lock, self._clip)
+        groups = zip(self.param_groups, loaded.groups, strict=True)
+        self._replace(batch, [partial(dict.update, group, new) for group, new in groups])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write state, step counts and options to a file.
@@ -516,9 +502,3 @@ class Optimizer:
         text = ", ".join(f"{key}={value!r}" for key, value in options.items())
         more = f", {len(self.param_groups)} groups" if len(self.param_groups) > 1 else ""
         return f"{type(self).__name__}({len(arrays.slots)} arrays{more}, {text})"
-
-
-def _filled(like: Array, values: Array) -> Array:
-    copy = np.empty_like(view_of(like))
-    np.copyto(copy, values)
-    return copy
