@@ -31,7 +31,7 @@ enum {
     FA_LINE = 64,                 /* bytes of a cache line, */
     FA_PREFETCHED = 4 * FA_LINE,  /* of what is prefetched at a time */
     FA_AHEAD = 8 * FA_PREFETCHED, /* and of how far ahead */
-    FA_SHORT = 1024 /* numbers; with fewer, to look for a border costs more than it brings */
+    FA_SHORT = 256 /* numbers; with fewer, to look for a border costs more than it brings */
 };
 
 /* The scalars of a step as rules use them; a c is 1 minus the b beside it. */

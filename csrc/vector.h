@@ -196,7 +196,19 @@ FA_INLINE real normal(real x)
 {
     return (real)((bits)x & ~(bits)(magnitude(x) < FA_SMALLEST_NORMAL));
 }
-FA_INLINE real maximum(real a, real b) { return select((bits)((a > b) | (a != a)), a, b); }
+/* b unless a is greater, or a NaN. */
+FA_INLINE real maximum(real a, real b)
+{
+#if FA_BYTES == 64 && FA_BITS == 32
+    const __mmask16 nan = _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_UNORD_Q);
+    return (real)_mm512_mask_max_ps((__m512)a, (__mmask16)~nan, (__m512)a, (__m512)b);
+#elif FA_BYTES == 64
+    const __mmask8 nan = _mm512_cmp_pd_mask((__m512d)a, (__m512d)a, _CMP_UNORD_Q);
+    return (real)_mm512_mask_max_pd((__m512d)a, (__mmask8)~nan, (__m512d)a, (__m512d)b);
+#else
+    return select((bits)((a > b) | (a != a)), a, b);
+#endif
+}
 
 #else
 
