@@ -540,7 +540,8 @@ cdef inline bint is_as_made(const Watched *watched) noexcept:
 cdef cnp.npy_intp *copy_of(const cnp.npy_intp *numbers, Py_ssize_t n, cnp.npy_intp **room) noexcept:
     """Copy numbers to the front of the room, and shorten the room."""
     cdef cnp.npy_intp *copy = room[0]
-    memcpy(copy, numbers, n * sizeof(cnp.npy_intp))
+    if n > 0:  # an array without axes has no numbers, and memcpy wants an address
+        memcpy(copy, numbers, n * sizeof(cnp.npy_intp))
     room[0] += n
     return copy
 
