@@ -33,11 +33,10 @@ typedef uint64_t natural;
 #endif
 typedef FA_REAL number;
 
-/* The bytes of a vector; setup.py asks for shorter ones than the set has where these pay. */
+/* The bytes of a vector; 0: there are none. */
 #if !defined(__GNUC__)
 #define FA_BYTES 0
-#elif !defined(FA_BYTES)
-#if defined(__AVX512F__)
+#elif defined(__AVX512F__)
 #define FA_BYTES 64
 #elif defined(__AVX2__)
 #define FA_BYTES 32
@@ -45,7 +44,6 @@ typedef FA_REAL number;
 #define FA_BYTES 16
 #else
 #define FA_BYTES 0
-#endif
 #endif
 
 #if FA_BYTES
@@ -68,7 +66,7 @@ FA_INLINE real load(const number *from) { return *(const unaligned *)from; }
 FA_INLINE void store(number *to, real x) { *(unaligned *)to = x; }
 
 /* The first n numbers of a vector, 0 < n < FA_LANES; loaded, the others are zeros. */
-#if defined(__AVX512VL__) && FA_BYTES == 64 && FA_BITS == 32
+#if FA_BYTES == 64 && FA_BITS == 32
 #define FA_FIRST(n) ((__mmask16)((1u << (n)) - 1))
 FA_INLINE real load_first(const number *from, int64_t n)
 {
@@ -78,7 +76,7 @@ FA_INLINE void store_first(number *to, real x, int64_t n)
 {
     _mm512_mask_storeu_ps(to, FA_FIRST(n), (__m512)x);
 }
-#elif defined(__AVX512VL__) && FA_BYTES == 64
+#elif FA_BYTES == 64
 #define FA_FIRST(n) ((__mmask8)((1u << (n)) - 1))
 FA_INLINE real load_first(const number *from, int64_t n)
 {
@@ -87,26 +85,6 @@ FA_INLINE real load_first(const number *from, int64_t n)
 FA_INLINE void store_first(number *to, real x, int64_t n)
 {
     _mm512_mask_storeu_pd(to, FA_FIRST(n), (__m512d)x);
-}
-#elif defined(__AVX512VL__) && FA_BYTES == 32 && FA_BITS == 32
-#define FA_FIRST(n) ((__mmask8)((1u << (n)) - 1))
-FA_INLINE real load_first(const number *from, int64_t n)
-{
-    return (real)_mm256_maskz_loadu_ps(FA_FIRST(n), from);
-}
-FA_INLINE void store_first(number *to, real x, int64_t n)
-{
-    _mm256_mask_storeu_ps(to, FA_FIRST(n), (__m256)x);
-}
-#elif defined(__AVX512VL__) && FA_BYTES == 32
-#define FA_FIRST(n) ((__mmask8)((1u << (n)) - 1))
-FA_INLINE real load_first(const number *from, int64_t n)
-{
-    return (real)_mm256_maskz_loadu_pd(FA_FIRST(n), from);
-}
-FA_INLINE void store_first(number *to, real x, int64_t n)
-{
-    _mm256_mask_storeu_pd(to, FA_FIRST(n), (__m256d)x);
 }
 #else
 /* Halves, quarters and eighths. (AVX2's masked stores take AMD's CPUs 10 ns each.) */
