@@ -1,6 +1,7 @@
 """save and load: training goes on bit for bit; what does not fit changes nothing."""
 
 import copy
+import importlib.util
 import re
 import shutil
 import sys
@@ -359,7 +360,8 @@ def spoil(draw, header, stored):
 @given(st.data())
 def test_any_header_is_taken_or_refused_in_words(tmp_path, data):
     member = data.draw(st.sampled_from(["Adam", "NAdam", "SGD"]))
-    path = tmp_path / data.draw(st.sampled_from(["x", "x.safetensors"]))
+    formats = ["x", "x.safetensors"] if importlib.util.find_spec("safetensors") else ["x"]
+    path = tmp_path / data.draw(st.sampled_from(formats))
 
     def make():
         groups = [

@@ -238,6 +238,11 @@ class Signals:
             pass
 
 
+#: An exception that comes within a finalizer, or a callback of the garbage collector, cannot be
+#: raised; Python tells of it and goes on.
+VANISHING = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 @pytest.fixture
 def signals():
     if not hasattr(signal, "setitimer"):
@@ -250,6 +255,7 @@ def signals():
     signal.signal(signal.SIGALRM, old)
 
 
+@VANISHING
 def test_signals_in_accumulation(signals, backend):
     p, g = np.zeros(2), np.ones(2)
     opt = fastadam.SGD(p, lr=1.0)
@@ -268,6 +274,7 @@ def test_signals_in_accumulation(signals, backend):
     assert steps > 0
 
 
+@VANISHING
 def test_signals_in_blocks_with_averages(signals):
     for size in (3, 100_000):
         p = np.zeros(size)
@@ -285,6 +292,7 @@ def test_signals_in_blocks_with_averages(signals):
         opt.step(np.ones(size))
 
 
+@VANISHING
 def test_signals_in_state_and_groups(signals):
     p = np.zeros(3)
     opt = fastadam.Adam([{"params": p}], lr=0.0)

@@ -418,6 +418,7 @@ def test_ctrl_c_while_versions_are_counted(monkeypatch, cls):
     assert content(ours) == content(reference)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
 @pytest.mark.parametrize("cls", [torch.nn.Parameter, Intruder])
 def test_ctrl_c_at_any_moment(backend, cls):
