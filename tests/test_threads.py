@@ -232,7 +232,6 @@ def test_a_fork_while_another_thread_steps():
     assert opt.state_dict()["state"][0]["step"] == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
 def test_a_signal_handler_sees_no_half_step():
     """It gets the state before or after a step, or, on NumPy, an error."""
