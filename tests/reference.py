@@ -1,6 +1,7 @@
 """Two oracles, written from the documents and not from the code under test."""
 
 import decimal
+import math
 
 import numpy as np
 
@@ -12,9 +13,9 @@ def rule(p, g, m, v, vmax, t, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_d
     b1, b2 = real(betas[0]), real(betas[1])
     correction1, correction2 = 1 - float(b1) ** t, 1 - float(b2) ** t
     if epsilon_hat:
-        step_size, root = real(lr * correction2**0.5 / correction1), real(1)
+        step_size, root = real(lr * math.sqrt(correction2) / correction1), real(1)
     else:
-        step_size, root = real(lr / correction1), real(1 / correction2**0.5)
+        step_size, root = real(lr / correction1), real(1 / math.sqrt(correction2))
     smallest = np.finfo(p.dtype).smallest_normal
     with np.errstate(all="ignore"):
         g = g * real((-1 if maximize else 1) / loss_scale)
