@@ -648,7 +648,7 @@ def test_kills(tmp_path, backend):
 
 def run(code, path):
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)],
+        [sys.executable, "-P", "-c", code, str(path)],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
