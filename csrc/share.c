@@ -12,6 +12,11 @@
 
 const char fa_threading[] = "OpenMP";
 
+/* Threads that wait for work spin, and start at once; after some milliseconds they sleep,
+   and waking them takes some 80 us. With this many elements for each, two threads take
+   0.6 times as long as one if they spin, 1.1 times if they sleep (bench/threads.py). */
+enum { ELEMENTS_A_THREAD = 131072 };
+
 static int requested; /* by the user; 0: as many as OpenMP would use */
 static int at_start;  /* OpenMP's number before anybody limited it */
 static int forked;
@@ -36,22 +41,38 @@ int fa_get_num_threads(void)
     return requested;
 }
 
-void fa_set_num_threads(int n) { requested = n; }
+/* Where other work keeps the CPUs busy, threads wait, spinning, for those that have no CPU: two
+   processes of two threads each on two CPUs took some 30 times as long as with one thread each
+   (bench/contention.py). So after a step in which threads lost time, one thread does the steps
+   for REST times as long as that, and at most 1/REST is lost by trying again. */
+static const double REST = 32.0, LONGEST_REST = 60.0; /* s */
+static const double WAKING = 3e-4; /* s: threads that sleep may take as long to begin */
+static double alone_until;
 
-#else
+void fa_set_num_threads(int n)
+{
+    requested = n;
+    alone_until = 0.0;
+}
 
-const char fa_threading[] = "none";
+static int must_rest(void)
+{
+    double until;
+#pragma omp atomic read
+    until = alone_until;
+    return until > 0.0 && omp_get_wtime() < until;
+}
 
-int fa_get_num_threads(void) { return 1; }
-
-void fa_set_num_threads(int n) { (void)n; }
-
-#endif
-
-/* Threads that wait for work spin, and start at once; after some milliseconds they sleep,
-   and waking them takes some 80 us. With this many elements for each, two threads take
-   0.6 times as long as one if they spin, 1.1 times if they sleep (bench/threads.py). */
-enum { ELEMENTS_A_THREAD = 131072 };
+/* Threads lost what a step took longer than all parts, one after the other, would have. */
+static void note_lost_time(double begin, double shortest, int64_t parts)
+{
+    const double end = omp_get_wtime(), lost = end - begin - (double)parts * shortest;
+    if (lost > WAKING) {
+        const double rest = REST * lost;
+#pragma omp atomic write
+        alone_until = end + (rest < LONGEST_REST ? rest : LONGEST_REST);
+    }
+}
 
 /* Where in a gradient the parts' border falls that is `elements` behind its begin. */
 static int64_t border(int64_t elements, const fa_job *job)
@@ -62,7 +83,7 @@ static int64_t border(int64_t elements, const fa_job *job)
     return before <= 0 ? 0 : before;
 }
 
-static void part(const fa_batch *batch, fa_piece *piece, int64_t first, int64_t last)
+static void do_part(const fa_batch *batch, fa_piece *piece, int64_t first, int64_t last)
 {
     int64_t offset = 0;
     for (int64_t i = 0; i < batch->n_jobs && offset < last; i++) {
@@ -74,22 +95,45 @@ static void part(const fa_batch *batch, fa_piece *piece, int64_t first, int64_t 
     }
 }
 
+static void do_together(const fa_batch *batch, fa_piece *piece, int64_t total, int64_t parts)
+{
+    const double begin = omp_get_wtime();
+    double shortest = LONGEST_REST;
+#pragma omp parallel for num_threads((int)parts) schedule(static, 1)
+    for (int64_t i = 0; i < parts; i++) {
+        const double start = omp_get_wtime();
+        do_part(batch, piece, total / parts * i, i + 1 < parts ? total / parts * (i + 1) : total);
+        const double took = omp_get_wtime() - start;
+#pragma omp critical
+        shortest = took < shortest ? took : shortest;
+    }
+    note_lost_time(begin, shortest, parts);
+}
+
+#else
+
+const char fa_threading[] = "none";
+
+int fa_get_num_threads(void) { return 1; }
+
+void fa_set_num_threads(int n) { (void)n; }
+
+#endif
+
 void fa_share(const fa_batch *batch, fa_piece *piece)
 {
+#ifdef _OPENMP
     int64_t total = 0;
     for (int64_t i = 0; i < batch->n_jobs; i++)
         total += batch->jobs[i].size;
     int64_t parts = total / ELEMENTS_A_THREAD;
     parts = parts < batch->threads ? parts : batch->threads;
-    if (parts <= 1) {
-        for (int64_t i = 0; i < batch->n_jobs; i++)
-            if (batch->jobs[i].size)
-                piece(batch, &batch->jobs[i], 0, batch->jobs[i].size);
+    if (parts > 1 && !must_rest()) {
+        do_together(batch, piece, total, parts);
         return;
     }
-#ifdef _OPENMP
-#pragma omp parallel for num_threads((int)parts) schedule(static, 1)
 #endif
-    for (int64_t i = 0; i < parts; i++)
-        part(batch, piece, total / parts * i, i + 1 < parts ? total / parts * (i + 1) : total);
+    for (int64_t i = 0; i < batch->n_jobs; i++)
+        if (batch->jobs[i].size)
+            piece(batch, &batch->jobs[i], 0, batch->jobs[i].size);
 }
