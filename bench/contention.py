@@ -39,9 +39,7 @@ def main():
     cases = [(1, 1), (most, 1), (1, most), (most, most)]
     print("elements", *(f"{p} processes of {t} threads, us" for t, p in cases), sep=" | ")
     for n in (262_144, 524_288, 4_194_304):
-        times = np.median(
-            [[microseconds(n, *case) for case in cases] for _ in range(5)], axis=0
-        )
+        times = np.median([[microseconds(n, *case) for case in cases] for _ in range(5)], axis=0)
         print(f"{n:,}", *(f"{t:,.0f}" for t in times), sep=" | ", flush=True)
 
 

@@ -15,30 +15,29 @@ from typing import Any
 from fastadam import _numpy
 
 _PACKAGE = Path(__file__).parent
-
-
-def _lies_unbuilt_in_its_sources() -> bool:
-    """Whether the package lies beside csrc/, without an extension for this Python."""
-    root = _PACKAGE.parent
-    return (
-        (root / "csrc").is_dir()
-        and (root / "setup.py").is_file()
-        and PathFinder.find_spec("fastadam._native", [str(_PACKAGE)]) is None
-    )
+NOT_BUILT = "_not_built.txt"  # where setup.py writes why it could not compile the extension
 
 
 def _explain(error: ImportError) -> str:
     """Why there is no compiled extension, and what to do about it."""
-    if _lies_unbuilt_in_its_sources():
+    root = _PACKAGE.parent
+    in_sources = (root / "csrc").is_dir() and (root / "setup.py").is_file()
+    if PathFinder.find_spec("fastadam._native", [str(_PACKAGE)]) is not None:
+        return f"its compiled extension in {_PACKAGE} cannot be loaded ({error}); install it anew"
+    note = _PACKAGE / NOT_BUILT
+    cause = note.read_text(encoding="utf-8") if note.is_file() else ""
+    if in_sources and not cause:
         return (
-            f"fastadam was loaded from its source folder, {_PACKAGE.parent}, where its compiled "
-            f"extension is not built ({error}). To use the fastadam that `pip install .` "
-            "installs, keep your script and start Python outside that folder, or start it with "
-            "-P; to use this one, build its extension with `pip install -e .`"
+            f"it was loaded from its source folder, {root}, where its compiled extension is not "
+            "built. To use the fastadam that `pip install .` installs, keep your script and start "
+            "Python outside that folder, or start it with -P; to use this one, build its "
+            "extension with `pip install -e .`"
         )
+    failed = f"; it could not be built: {cause}" if cause else ""
     return (
-        f"fastadam was installed without its compiled extension ({error}); install a wheel, or "
-        "build it where there is a C compiler"
+        f"there is no compiled extension in {_PACKAGE}{failed}. Install a wheel of fastadam, or "
+        "install it again where there is a C compiler (Debian, Ubuntu: apt install gcc "
+        "python3-dev)"
     )
 
 
@@ -97,10 +96,10 @@ def warn_of_numpy() -> None:
     The package's `__init__` calls this, so that the warning names the line that imports it.
     """
     asked = os.environ.get("FASTADAM_BACKEND") == "numpy"
-    if _missing and not asked and _lies_unbuilt_in_its_sources():
+    if _missing and not asked:
         warnings.warn(
-            f"NumPy stands in for fastadam's compiled extension, and is slower: {_missing}. "
-            "FASTADAM_BACKEND=numpy silences this.",
+            f"fastadam runs on NumPy, which is slower: {_missing}. "
+            "FASTADAM_BACKEND=numpy silences this warning.",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -122,10 +121,12 @@ def _choose() -> None:
     if backend not in ("", "c", "numpy"):
         raise ImportError(f"FASTADAM_BACKEND={backend}: expected c or numpy")
     if backend == "c" and _native is None:
-        raise ImportError(f"FASTADAM_BACKEND=c, but {_missing}")
+        raise ImportError(f"FASTADAM_BACKEND=c: fastadam cannot use its C kernels: {_missing}")
     wanted = os.environ.get("FASTADAM_ISA", "")
     if wanted and wanted not in available[:-1]:
-        found = ", ".join(available[:-1]) or f"no instruction sets: {_missing}"
+        if _missing:
+            raise ImportError(f"FASTADAM_ISA={wanted}: fastadam has no C kernels: {_missing}")
+        found = ", ".join(available[:-1])
         raise ImportError(f"FASTADAM_ISA={wanted}: not available; this CPU and build have {found}")
     select("numpy" if backend == "numpy" else wanted or available[0])
 

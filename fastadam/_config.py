@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -16,7 +18,7 @@ def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
 @overload
 def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
-    """Tell what runs the rule here: backend, instruction set, compiler.
+    """Tell what fastadam is here: where it lies, and what its steps run on.
 
     Parameters
     ----------
@@ -26,12 +28,13 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        With the keys ``version``, ``backend`` ("c" or "numpy"),
-        ``instruction_set`` (None with NumPy), ``instruction_sets`` (name:
-        whether this CPU has it), ``built_with`` (compiler and flags),
+        With the keys ``version``, ``location`` (the package's folder),
+        ``backend`` ("c" or "numpy"), ``instruction_set`` (None with NumPy),
+        ``instruction_sets`` (name: whether this CPU has it), ``built_with``
+        (compiler and flags),
         ``threading`` ("OpenMP" or "none"), ``extension_missing`` (why, and what to
-        do about it, or None), ``threads`` (what a large step uses) and ``numpy`` (its
-        version).
+        do about it, or None), ``threads`` (what a large step uses), ``numpy`` and
+        ``python`` (their versions) and ``platform``.
 
     Raises
     ------
@@ -47,12 +50,17 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         raise ValueError(f"mode must be 'stdout' or 'dicts', found {mode!r}")
     config = {
         "version": __version__,
+        "location": str(Path(__file__).parent),
         **_backend.describe(),
         "threads": get_num_threads(),
         "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
     }
     if mode == "dicts":
         return config
     for key, value in config.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} ({'yes' if has else 'no'})" for name, has in value.items())
         print(f"{key}: {value}")
     return None

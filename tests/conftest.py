@@ -9,6 +9,15 @@ from fastadam import _backend
 STRICT = "FASTADAM_TEST_STRICT"  # set where nothing may be skipped, such as in CI
 
 
+def pytest_configure():
+    missing = _backend.describe()["extension_missing"]
+    if missing and os.environ.get("FASTADAM_BACKEND") != "numpy":
+        raise pytest.UsageError(
+            f"the tests are meant for fastadam's C kernels, but {missing}. With "
+            "FASTADAM_BACKEND=numpy they test the NumPy implementation."
+        )
+
+
 @pytest.fixture(params=_backend.available, autouse=True)
 def backend(request):
     with _backend.using(request.param):

@@ -94,11 +94,13 @@ sys.modules["fastadam._native"] = None
 
 
 def test_without_the_extension():
-    assert run(HIDDEN + CHOSEN).stdout == "numpy None\n"
+    refused = run(HIDDEN + CHOSEN)  # warnings are errors there
+    assert "RuntimeWarning: fastadam runs on NumPy, which is slower" in refused.stderr
+    assert run(HIDDEN + CHOSEN, FASTADAM_BACKEND="numpy").stdout == "numpy None\n"
     forced = run(HIDDEN + CHOSEN, FASTADAM_BACKEND="c")
     assert forced.returncode == 1
-    assert "installed without its compiled extension" in forced.stderr
-    assert "no instruction sets" in run(HIDDEN + CHOSEN, FASTADAM_ISA="avx2").stderr
+    assert "FASTADAM_BACKEND=c: fastadam cannot use its C kernels" in forced.stderr
+    assert "fastadam has no C kernels" in run(HIDDEN + CHOSEN, FASTADAM_ISA="avx2").stderr
 
 
 def test_import_is_light():
@@ -172,7 +174,7 @@ class TestTheSourceFolder:
         result = self.python(source, str(script))
         assert result.stdout == "numpy None\n"
         first, quoted, *more = result.stderr.splitlines()
-        assert first.startswith(f"{script}:2: RuntimeWarning: NumPy stands in for fastadam's")
+        assert first.startswith(f"{script}:2: RuntimeWarning: fastadam runs on NumPy")
         assert f"loaded from its source folder, {source}, where" in first
         assert "start it with -P" in first
         assert "`pip install .`" in first
@@ -180,36 +182,48 @@ class TestTheSourceFolder:
         assert quoted.strip() == line
         assert more == []
 
-    def test_nothing_is_said_where_nothing_is_amiss(self, source):
-        def said(**env):
-            result = self.python(source, "-W", "error", "-c", CHOSEN, **env)
-            return result.stdout + result.stderr
+    def said(self, source, **env):
+        result = self.python(source, "-W", "error", "-c", CHOSEN, **env)
+        return result.stdout + result.stderr
 
-        assert "RuntimeWarning" in said()
-        assert said(FASTADAM_BACKEND="numpy") == "numpy None\n"
-        (source / "setup.py").rename(source / "setup.cfg")
-        assert said() == "numpy None\n"
-        (source / "setup.cfg").rename(source / "setup.py")
-        (source / "csrc").rmdir()
-        assert said() == "numpy None\n"
-        (source / "csrc").mkdir()
+    def test_nothing_is_said_where_nothing_is_amiss(self, source):
+        assert "RuntimeWarning" in self.said(source)
+        assert self.said(source, FASTADAM_BACKEND="numpy") == "numpy None\n"
         if _backend.available[:-1]:
             shutil.copy(sys.modules["fastadam._native"].__file__, source / "fastadam")
-            assert said() == f"c {_backend.available[0]}\n"
+            assert self.said(source) == f"c {_backend.available[0]}\n"
+
+    def test_an_installed_package_says_why_it_was_not_built(self, source):
+        (source / "setup.py").unlink()
+        assert f"no compiled extension in {source / 'fastadam'}. Install a wheel" in self.said(
+            source
+        )
+        (source / "fastadam" / _backend.NOT_BUILT).write_text("command 'gcc' failed")
+        assert "could not be built: command 'gcc' failed. Install a wheel" in self.said(source)
+
+    def test_the_tests_refuse_to_run_without_the_kernels(self, source):
+        tests = source / "tests"
+        tests.mkdir()
+        shutil.copy(Path(__file__).with_name("conftest.py"), tests)
+        (tests / "test_none.py").write_text("def test_none():\n    pass\n")
+        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+        refused = self.python(source, *command)
+        assert refused.returncode == pytest.ExitCode.USAGE_ERROR
+        assert "meant for fastadam's C kernels, but it was loaded from its source" in refused.stderr
+        assert self.python(source, *command, FASTADAM_BACKEND="numpy").returncode == 0
 
     def test_the_errors_are_true_there(self, source):
         for env in ({"FASTADAM_BACKEND": "c"}, {"FASTADAM_ISA": "avx2"}):
             result = self.python(source, "-c", CHOSEN, **env)
             assert result.returncode == 1
             assert f"loaded from its source folder, {source}, where" in result.stderr
-            assert "installed without" not in result.stderr
             assert "RuntimeWarning" not in result.stderr
 
     def test_the_command_line_says_it(self, source):
         listing = self.python(source, "-W", "ignore", "-m", "fastadam")
         assert (listing.returncode, listing.stderr) == (0, "")
         assert "backend: numpy\n" in listing.stdout
-        assert "extension_missing: fastadam was loaded from its source folder" in listing.stdout
+        assert "extension_missing: it was loaded from its source folder" in listing.stdout
         required = self.python(source, "-W", "ignore", "-m", "fastadam", "--require-compiled")
         assert required.returncode == 1
         assert required.stdout == listing.stdout
