@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import SupportsIndex
 
 from fastadam import _backend
@@ -16,8 +19,9 @@ def set_num_threads(n: SupportsIndex) -> None:
     ----------
     n : int
         At least 1. It holds for the process, over ``FASTADAM_NUM_THREADS`` and
-        ``OMP_NUM_THREADS``; without any of them OpenMP decides, which is one thread for
-        each CPU that the process may run on. A limit set with threadpoolctl holds over it.
+        ``OMP_NUM_THREADS``; without any of them it is one thread for each CPU that the
+        process may run on, and on Linux not more than its cgroup's quota of CPU time
+        allows. A limit set with threadpoolctl holds over it.
 
     Raises
     ------
@@ -27,9 +31,10 @@ def set_num_threads(n: SupportsIndex) -> None:
     Notes
     -----
     Results do not depend on it, not in a single bit. Small steps use the calling
-    thread alone, and so does a process that was forked after fastadam was
-    imported: OpenMP's threads do not survive a fork. The NumPy backend
-    always uses one thread.
+    thread alone. So do large steps for a while after one that took longer with several
+    threads than it would have with one, because other programs had the CPUs. A process
+    that was forked after fastadam was imported has one thread: OpenMP's threads do not
+    survive a fork. The NumPy backend always uses one thread.
 
     Examples
     --------
@@ -64,9 +69,35 @@ def get_num_threads() -> int:
     return native.get_num_threads() if native else 1
 
 
-def _read_environment() -> None:
+def cpu_quota(root: Path = Path("/")) -> float:
+    """How many CPUs' time Linux leaves the process: the least quota of its control groups.
+
+    Infinity where there is none. A container with two CPUs of 64 is such a group. More threads
+    than that would be stopped for the rest of each tenth of a second.
+    """
+    try:
+        own = (root / "proc/self/cgroup").read_text().strip()
+    except OSError:
+        return math.inf
+    if not own.startswith("0::/") or "\n" in own:  # not version 2 of cgroups alone
+        return math.inf
+    mount = root / "sys/fs/cgroup"
+    group = mount / own[4:]
+    quotas = [math.inf]
+    for folder in (group, *group.parents):
+        with suppress(OSError, ValueError):  # the outermost group has no such file
+            time, period = (folder / "cpu.max").read_text().split()
+            quotas.append(int(time) / int(period))  # or time is "max"
+        if folder == mount:
+            break
+    return min(quotas)
+
+
+def _begin() -> None:
     text = os.environ.get("FASTADAM_NUM_THREADS", "")
     if not text:
+        if "OMP_NUM_THREADS" not in os.environ and (quota := cpu_quota()) < get_num_threads():
+            set_num_threads(max(1, int(quota)))
         return
     try:
         set_num_threads(int(text))
@@ -74,4 +105,4 @@ def _read_environment() -> None:
         raise ImportError(f"FASTADAM_NUM_THREADS={text}: expected a positive integer") from None
 
 
-_read_environment()
+_begin()

@@ -1,6 +1,7 @@
 """Threads: the same bits, the settings, forks."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from children import step_in_child
 
 import fastadam
 from fastadam import _backend
+from fastadam._threads import cpu_quota
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 compiled_only = pytest.mark.skipif(
@@ -292,3 +294,37 @@ def test_bench_command(monkeypatch, capsys, tmp_path):
     assert "1 x 10" in out
     assert "textbook NumPy" in out
     assert plot is None or (tmp_path / "bench.png").stat().st_size > 1000
+
+
+class TestQuota:
+    """Of a fake /proc and /sys: control groups, as containers have them."""
+
+    @staticmethod
+    def quota(root, own, **limits):
+        (root / "proc/self").mkdir(parents=True)
+        (root / "proc/self/cgroup").write_text(own)
+        for group, text in limits.items():
+            folder = root / "sys/fs/cgroup" / group.replace("_", "/")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "cpu.max").write_text(text)
+        return cpu_quota(root)
+
+    def test_the_least_of_all_groups_counts(self, tmp_path):
+        found = self.quota(
+            tmp_path,
+            "0::/a/b/c\n",
+            a="400000 100000\n",
+            a_b="150000 100000\n",
+            a_b_c="max 100000\n",
+        )
+        assert found == 1.5
+
+    def test_a_group_of_one_s_own_is_the_outermost(self, tmp_path):
+        (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+        (tmp_path / "sys/fs/cgroup/cpu.max").write_text("50000 100000\n")
+        assert self.quota(tmp_path, "0::/\n") == 0.5
+
+    @pytest.mark.parametrize("own", ["0::/a\n", "4:cpu:/\n", "4:cpu:/\n0::/\n", "", "0::/../x\n"])
+    def test_elsewhere_there_is_none(self, tmp_path, own):
+        assert self.quota(tmp_path, own) == math.inf
+        assert cpu_quota(tmp_path / "none") == math.inf
