@@ -61,6 +61,9 @@ class Arrays:
         Whether the param groups have the parameters in them, and must keep them.
     ema_decay : float, optional
         Of the slots' averages.
+    nest : nesting of arrays, optional
+        The user's dicts and lists, in which the parameters must stay; for param groups a list
+        with what each has.
     """
 
     def __init__(
@@ -74,9 +77,11 @@ class Arrays:
         grouped: bool = False,
         in_groups: bool = True,
         ema_decay: float | None = None,
+        nest: Any = None,
     ) -> None:
         self.rule = rule
         self.spec = spec
+        self.nest = nest
         self.names = names
         self.slots = slots
         self.written = written
@@ -108,6 +113,11 @@ class Arrays:
         """The specs of the groups."""
         return list(self.spec) if self.grouped else [self.spec]
 
+    @property
+    def nests(self) -> list[Any]:
+        """What the groups have as their parameters, nested as the user did."""
+        return list(self.nest) if self.grouped else [self.nest]
+
     def name(self, i: int) -> str:
         """What messages call a gradient."""
         return self.names[1] + self.slots[i].suffix
@@ -122,6 +132,7 @@ class Arrays:
         TypeError, ValueError, KeyError
             The nesting, a shape, a dtype or a kind of array does not fit.
         """
+        self.check_nest()
         plain = [
             self.plain_gradient(i, leaf, weight_decays[slot.group], sum_rows)
             for i, (leaf, slot) in enumerate(zip(self.leaves(grads), self.slots, strict=True))
@@ -147,6 +158,22 @@ class Arrays:
             self._check_rows_alone(i, weight_decay)
             return self._apart(_rows.read(self.name(i), grad, self.slots[i].param, sum_rows))
         return self._plain(i, check_array(self.name(i), grad, self.slots[i].param))
+
+    def check_nest(self) -> None:
+        """Check that the user put no other array into a dict or list in place of a parameter."""
+        if self.nest is None:
+            return
+        for i, found in _tree.present(self.spec, self.nest):
+            user = self.slots[i].user
+            if found is user or (isinstance(found, np.ndarray) and _may_be_same(found, user)):
+                continue
+            name = self.names[0] + self.slots[i].suffix
+            other = "another array" if isinstance(found, np.ndarray) else f"{found!r:.40}"
+            raise ValueError(
+                f"{name} was replaced by {other}, which steps would not change: they change the "
+                f"array that the optimizer was made with. Write values into that one instead, "
+                f"{name}[...] = values, or make a new optimizer"
+            )
 
     def check_groups(self, groups: Sequence[_hyper.Group]) -> list[_hyper.Hyper]:
         """The groups' hyper-parameters, checked."""
@@ -207,6 +234,11 @@ class Arrays:
             self._staged[i] = np.empty_like(like)
         np.copyto(self._staged[i], grad)
         return self._staged[i]
+
+
+def _may_be_same(found: Array, user: Array) -> bool:
+    """Whether steps that change the one are seen in the other, such as a view."""
+    return not user.size or np.may_share_memory(found, user)
 
 
 class Spans:

@@ -68,6 +68,7 @@ class Averaged(io.IOBase, ContextDecorator):
 
     def _begin(self, arrays: Arrays) -> None:
         averages = averages_of(arrays)
+        arrays.check_nest()
         for i in range(len(averages)):
             arrays.check_param(i)
         # Views, which stay as they are if the block reshapes a parameter, say.

@@ -48,7 +48,7 @@ def added(
     TypeError, ValueError
         A group, an array or an option does not fit.
     """
-    specs, slots = (old.specs, list(old.slots)) if old else ([], [])
+    specs, nests, slots = (old.specs, old.nests, list(old.slots)) if old else ([], [], [])
     if old and grouped and not old.grouped:
         slots = [slot._replace(suffix="[0]" + slot.suffix) for slot in slots]
     n_old = len(slots)
@@ -61,6 +61,7 @@ def added(
         number = len(specs)
         found: list[tuple[_tree.Path, Any]] = []
         specs.append(_tree.index(group["params"], found, len(slots)))
+        nests.append(group["params"])
         keys = _keys(group["params"], [path for path, _ in found], number, slots)
         for key, (path, array) in zip(keys, found, strict=True):
             suffix = _tree.label(f"[{number}]" if grouped else "", path)
@@ -80,17 +81,18 @@ def added(
         _with_new_state(rule, bare, new_groups[bare.group - n_old_groups], ema_decay)
         for bare in slots[n_old:]
     ]
-    return arranged(rule, specs, slots, ema_decay, grouped), new_groups
+    return arranged(rule, specs, nests, slots, ema_decay, grouped), new_groups
 
 
 def arranged(
     rule: Rule,
     specs: Sequence[_tree.Spec],
+    nests: Sequence[Any],
     slots: Sequence[Slot],
     ema_decay: float | None,
     grouped: bool,
 ) -> Arrays:
-    """An optimizer's arrays, of its groups' specs and of slots with state."""
+    """An optimizer's arrays, of its groups' specs and nestings and of slots with state."""
     return Arrays(
         rule=rule,
         spec=list(specs) if grouped else specs[0],
@@ -100,6 +102,7 @@ def arranged(
         n_groups=len(specs),
         grouped=grouped,
         ema_decay=ema_decay,
+        nest=list(nests) if grouped else nests[0],
     )
 
 

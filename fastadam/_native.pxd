@@ -97,6 +97,7 @@ cdef class Lock:
 cdef class Batch:
     cdef readonly object arrays
     cdef object spec
+    cdef object nest  # the user's, in which the parameters must stay, or None
     cdef Lock lock
     cdef public bint retired  # whether the optimizer has another batch now
     cdef int64_t elements  # of all arrays
@@ -115,6 +116,7 @@ cdef class Batch:
     cdef cnp.npy_intp *lengths  # of the watched arrays: shapes and strides
 
     cpdef step_held(self, grads, groups, loss_scale, int most_threads=*)
+    cdef bint has_params(self, object spec, object nest) noexcept
     cdef int take_all(self, grads) except -1
     cdef object mended(self, Py_ssize_t i, grad)
     cdef bint match(self, object spec, object grads) except -1

@@ -168,6 +168,7 @@ cdef class Batch:
         cdef fa_array *c_array
         self.arrays = arrays
         self.spec = with_leaves(arrays.spec)
+        self.nest = arrays.nest
         self.lock = lock
         self.finished = counts.finished
         self.skipped = counts.skipped
@@ -292,12 +293,53 @@ cdef class Batch:
     cpdef step_held(self, grads, groups, loss_scale, int most_threads=INT_MAX):
         """The same for who holds the lock."""
         try:
+            if self.nest is not None and not self.has_params(self.spec, self.nest):
+                self.arrays.check_nest()
             # Schedules may do anything, so gradients become pointers only after them.
             self.load_groups(groups, loss_scale)
             self.take_all(grads)
             self.run(most_threads)
         finally:
             self.release()
+
+    cdef bint has_params(self, object spec, object nest) noexcept:
+        """Whether the parameters are in their places; False, too, where that is not seen at once.
+
+        Dicts keep their order when a value is replaced, so both are walked side by side. Other
+        keys and entries may have come behind.
+        """
+        cdef Py_ssize_t i, size, place = 0, place_now = 0
+        cdef PyObject *key
+        cdef PyObject *key_now
+        cdef PyObject *child
+        cdef PyObject *now
+        cdef PyObject **items
+        if type(spec) is int:
+            return <PyObject *>nest == self.watched[<Py_ssize_t>spec].user
+        if type(spec) is dict:
+            if not isinstance(nest, dict):
+                return False
+            while PyDict_Next(spec, &place, &key, &child):
+                if not PyDict_Next(nest, &place_now, &key_now, &now) or key != key_now:
+                    return False
+                if not self.has_params(<object>child, <object>now):
+                    return False
+            return True
+        if not isinstance(nest, (list, tuple)):
+            return False
+        size = (<Leaves>spec).size if type(spec) is Leaves else PyList_GET_SIZE(spec)
+        if PySequence_Fast_GET_SIZE(nest) < size:
+            return False
+        items = PySequence_Fast_ITEMS(nest)
+        if type(spec) is Leaves:
+            for i in range(size):
+                if items[i] != self.watched[(<Leaves>spec).first + i].user:
+                    return False
+            return True
+        for i in range(size):
+            if not self.has_params((<list>spec)[i], <object>items[i]):
+                return False
+        return True
 
     cdef int take_all(self, grads) except -1:
         """Find the gradient of each array, then take the addresses of all.

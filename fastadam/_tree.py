@@ -60,6 +60,37 @@ def build(spec: Spec, leaves: Sequence[Any]) -> Any:
     return leaves[spec]
 
 
+def present(spec: Spec, nest: Any) -> Iterator[tuple[int, Any]]:
+    """(its index, what is there now) of each leaf whose place a changed nesting still has."""
+    if isinstance(spec, dict):
+        for key, child in spec.items():
+            if isinstance(nest, Mapping) and key in nest:
+                yield from present(child, nest[key])
+    elif isinstance(spec, list):
+        if isinstance(nest, list | tuple):
+            for child, value in zip(spec, nest, strict=False):
+                yield from present(child, value)
+    else:
+        yield spec, nest
+
+
+def is_unchanged(spec: Spec, nest: Any, leaves: Sequence[Any]) -> bool:
+    """Whether a nesting is one of plain dicts, lists and tuples, with just these leaves."""
+    if isinstance(spec, dict):
+        return (
+            type(nest) is dict
+            and nest.keys() == spec.keys()
+            and all(is_unchanged(child, nest[key], leaves) for key, child in spec.items())
+        )
+    if isinstance(spec, list):
+        return (
+            type(nest) in (list, tuple)
+            and len(nest) == len(spec)
+            and all(map(is_unchanged, spec, nest, [leaves] * len(spec)))
+        )
+    return nest is leaves[spec]
+
+
 def label(prefix: str, path: Path) -> str:
     """A leaf as the user would write it: ``grads['layers'][0]``."""
     return prefix + "".join(f"[{step!r}]" for step in path)

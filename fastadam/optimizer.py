@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,6 +22,9 @@ from fastadam._slots import slot, with_state
 from fastadam._state import copied, read_state, write_state
 
 _REMADE = ("_backend", "_lock", "_batch")
+_ATTRIBUTES = {
+    "defaults", "param_groups", "lr", "_clip", "_ema_decay", "_sums", "_backend", "_lock", "_batch"
+}  # fmt: skip
 
 
 class Optimizer:
@@ -46,7 +50,7 @@ class Optimizer:
         self._clip = _hyper.check_clip(max_grad_norm, skip_nonfinite)
         self._ema_decay = _hyper.check_ema_decay(ema_decay)
         self.param_groups = []
-        self._sums = Sums()
+        self._sums: Sums | None = None
         self._backend = _backend.module()
         self._lock = self._backend.Lock()
         self._batch = None
@@ -88,6 +92,11 @@ class Optimizer:
         if grads is ACCUMULATED:
             self._step_mean(loss_scale)
             return
+        if self._sums is not None:
+            raise ValueError(
+                "step got gradients, but those that accumulate got were not stepped yet: call "
+                "step() without gradients first"
+            )
         while not self._batch.step(grads, self.param_groups, loss_scale):
             pass  # another thread replaced the batch, by loading a state dict, say
 
@@ -122,7 +131,7 @@ class Optimizer:
         sum_rows, arrays = self._backend.sum_rows, self._held_batch().arrays
         decays = [hyper.weight_decay for hyper in arrays.check_groups(self.param_groups)]
         plain = arrays.plain_gradients(grads, decays, sum_rows)
-        return quietly(self._sums.plus, plain, arrays, sum_rows)
+        return quietly((self._sums or Sums()).plus, plain, arrays, sum_rows)
 
     def _held_batch(self) -> Any:
         """The batch, for who holds the lock, or an error if it must not be used now."""
@@ -133,16 +142,16 @@ class Optimizer:
     def _step_mean(self, loss_scale: float) -> None:
         with self._lock.hold():
             batch = self._held_batch()
-            if not self._sums.times:
-                raise ValueError("step without gradients needs some from accumulate")
+            if self._sums is None:
+                raise ValueError("step got no gradients, and accumulate was not called before")
             means = quietly(self._sums.means, len(batch.arrays.slots))
             grads = _tree.build(batch.arrays.spec, means)
-            before, nothing = batch.finished + batch.skipped, Sums()
+            before, attributes = batch.finished + batch.skipped, vars(self)
             try:
                 batch.step_held(grads, self.param_groups, loss_scale)
             finally:  # also where Ctrl-C came during the step, which was done all the same
                 if batch.finished + batch.skipped != before:
-                    self._sums = nothing  # no call here, at whose end another signal could end it
+                    attributes["_sums"] = None  # no call, at whose end a signal could come
 
     def averaged_params(self) -> Any:
         """The moving average of the parameters, with `ema_decay`.
@@ -234,6 +243,61 @@ class Optimizer:
         """
         skipped: int = self._batch.skipped
         return skipped
+
+    @property
+    def finished_steps(self) -> int:
+        """How many steps were done; without those that `skip_nonfinite` left out.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastadam
+        >>> opt = fastadam.Adam(np.ones(1))
+        >>> for _ in range(3):
+        ...     opt.step(np.ones(1))
+        >>> opt.finished_steps
+        3
+        """
+        finished: int = self._batch.finished
+        return finished
+
+    @property
+    def params(self) -> Any:
+        """The arrays that steps change, nested as they were passed; for groups a list of those.
+
+        It is the user's own nesting and not a copy. An unpickled optimizer has one of its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastadam
+        >>> fastadam.Adam({"w": np.ones(2)}).params
+        {'w': array([1., 1.])}
+        """
+        return self._batch.arrays.nest
+
+    @property
+    def current_lr(self) -> float:
+        """The learning rate of the next step, a number also where `lr` is a function.
+
+        Raises
+        ------
+        AttributeError
+            There are several param groups.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastadam
+        >>> from fastadam import schedules
+        >>> opt = fastadam.Adam(np.ones(1), lr=schedules.linear(1.0, 0.0, 4))
+        >>> opt.step(np.ones(1))
+        >>> opt.current_lr
+        0.75
+        """
+        group, batch = self._single_group(), self._batch
+        traits = batch.arrays.traits[0]
+        return _hyper.lr_now(_hyper.check_options(group, traits), batch.finished, traits)
 
     @property
     def lr(self) -> float | Schedule:
@@ -336,7 +400,9 @@ class Optimizer:
         """
         old = self._held_batch().arrays
         loaded = read_state(old, state_dict, self.param_groups, self._fixed, adopt)
-        arrays = _groups.arranged(self._rule, old.specs, loaded.slots, self._ema_decay, old.grouped)
+        arrays = _groups.arranged(
+            self._rule, old.specs, old.nests, loaded.slots, self._ema_decay, old.grouped
+        )
         batch = self._backend.Batch(arrays, loaded.counts, self._lock, self._clip)
         groups = zip(self.param_groups, loaded.groups, strict=True)
         self._replace(batch, [partial(dict.update, group, new) for group, new in groups])
@@ -433,7 +499,7 @@ class Optimizer:
 
         Steps that wait for the lock will see that their batch is retired.
         """
-        changes = [*changes, partial(setattr, self, "_batch", batch)]
+        changes = [*changes, partial(object.__setattr__, self, "_batch", batch)]
         if self._batch is not None:
             changes.append(partial(setattr, self._batch, "retired", True))
         at_once(changes)()
@@ -448,11 +514,22 @@ class Optimizer:
             batch.grad_norm,
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse slips such as ``opt.weight_decay = 0.1``, which would change nothing."""
+        if name not in _ATTRIBUTES:
+            if name in _hyper.OPTIONS:
+                raise AttributeError(
+                    f"{name} is an option of the param groups: set opt.param_groups[0][{name!r}]"
+                )
+            if type(self).__module__ == "fastadam.family":
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to be set")
+        super().__setattr__(name, value)
+
     def _single_group(self) -> Group:
         if len(self.param_groups) != 1:
             raise AttributeError(
-                f"there are {len(self.param_groups)} param groups; "
-                "use opt.param_groups[i]['lr'] instead of opt.lr"
+                f"there are {len(self.param_groups)} param groups, each with a learning rate "
+                "of its own, opt.param_groups[i]['lr']"
             )
         return self.param_groups[0]
 
@@ -472,7 +549,16 @@ class Optimizer:
             for slot in arrays.slots
         ]
         content = {name: value for name, value in vars(self).items() if name not in _REMADE}
-        return {**content, "_batch": (arrays.specs, arrays.grouped, slots, self._counts())}
+        # The user's dicts and lists themselves, unless there is more in them: who knows whether
+        # that can be pickled.
+        nests = [
+            nest
+            if _tree.is_unchanged(spec, nest, arrays.params)
+            else _tree.build(spec, arrays.params)
+            for spec, nest in zip(arrays.specs, arrays.nests, strict=True)
+        ]
+        batch = arrays.specs, nests, arrays.grouped, slots, self._counts()
+        return {**content, "_batch": batch}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
         with self._lock.hold():
@@ -484,21 +570,33 @@ class Optimizer:
         raise TypeError("a copy would share its parameters with this optimizer; use copy.deepcopy")
 
     def __setstate__(self, content: dict[str, Any]) -> None:
-        specs, grouped, slots, counts = content.pop("_batch")
+        specs, nests, grouped, slots, counts = content.pop("_batch")
         vars(self).update(content)
         slots = [
             with_state(slot(self._rule, [user], group, suffix, key), state, average)
             for key, suffix, user, group, state, average in slots
         ]
-        arrays = _groups.arranged(self._rule, specs, slots, self._ema_decay, grouped)
+        arrays = _groups.arranged(self._rule, specs, nests, slots, self._ema_decay, grouped)
         self._backend = _backend.module()
         self._lock = self._backend.Lock()
         self._batch = self._backend.Batch(arrays, counts, self._lock, self._clip)
 
     def __repr__(self) -> str:
         arrays = self._batch.arrays
-        options = _hyper.plain(self.param_groups[0], arrays.traits[0])
-        options.pop("params", None)
-        text = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        more = f", {len(self.param_groups)} groups" if len(self.param_groups) > 1 else ""
-        return f"{type(self).__name__}({len(arrays.slots)} arrays{more}, {text})"
+        n = len(arrays.slots)
+        what = [f"{n} array{'s' if n > 1 else ''}"]
+        for number, (group, traits) in enumerate(
+            zip(self.param_groups, arrays.traits, strict=False)
+        ):
+            shown = _hyper.plain(group, traits)
+            options = [f"{name}={shown[name]!r}" for name in traits.options if name in shown]
+            if len(self.param_groups) > 1:
+                options = [f"group {number}: {{{', '.join(options)}}}"]
+            what += options
+        if self._clip.max_grad_norm < math.inf:
+            what.append(f"max_grad_norm={self._clip.max_grad_norm}")
+        if self._clip.skip_nonfinite:
+            what.append("skip_nonfinite=True")
+        if self._ema_decay is not None:
+            what.append(f"ema_decay={self._ema_decay}")
+        return f"{type(self).__name__}({', '.join(what)})"

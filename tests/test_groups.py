@@ -85,7 +85,7 @@ class TestOptions:
         opt.param_groups[0].update(lr=np.array(0.5), betas=[np.float32(0.5), 0], eps=np.float64(1))
         saved = opt.state_dict()["param_groups"][0]
         assert repr([saved[k] for k in ("lr", "betas", "eps")]) == "[0.5, (0.5, 0.0), 1.0]"
-        assert repr(opt).startswith("Adam(1 arrays, lr=0.5, betas=(0.5, 0.0), eps=1.0,")
+        assert repr(opt).startswith("Adam(1 array, lr=0.5, betas=(0.5, 0.0), eps=1.0,")
         opt.save(tmp_path / "x")
         opt.load(tmp_path / "x")
         assert opt.param_groups[0]["betas"] == (0.5, 0.0)

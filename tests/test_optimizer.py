@@ -415,7 +415,64 @@ def test_threads_on_different_optimizers():
 
 
 def test_repr():
-    assert repr(fastadam.Adam(np.ones(2), lr=0.5)).startswith("Adam(1 arrays, lr=0.5, betas=")
+    assert repr(fastadam.Adam(np.ones(2), lr=0.5)).startswith("Adam(1 array, lr=0.5, betas=")
+    opt = fastadam.SGD([np.ones(2), np.ones(3)], lr=0.5, ema_decay=0.9)
+    assert repr(opt) == (
+        "SGD(2 arrays, lr=0.5, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, "
+        "maximize=False, ema_decay=0.9)"
+    )
+    groups = [{"params": np.ones(2)}, {"params": np.ones(2), "lr": 2.0}]
+    opt = fastadam.RMSprop(groups, skip_nonfinite=True, max_grad_norm=2)
+    assert "group 0: {lr=0.01, alpha=0.99," in repr(opt)
+    assert "group 1: {lr=2.0, " in repr(opt)
+    assert repr(opt).endswith("}, max_grad_norm=2.0, skip_nonfinite=True)")
+
+
+def test_finished_steps_and_the_current_lr():
+    opt = fastadam.Adam(np.ones(2), lr=lambda finished: 1 / (1 + finished), skip_nonfinite=True)
+    for finished in range(3):
+        assert opt.finished_steps == finished
+        assert opt.current_lr == 1 / (1 + finished)
+        opt.step(np.ones(2))
+    opt.step(np.full(2, np.nan))
+    assert opt.finished_steps == 3
+    opt.lr = np.float32(0.5)
+    assert type(opt.current_lr) is float
+    opt.add_param_group({"params": np.ones(1)})
+    with pytest.raises(AttributeError, match=r"2 param groups.*param_groups\[i\]\['lr'\]"):
+        opt.current_lr  # noqa: B018
+    for name in ("finished_steps", "current_lr", "skipped_steps"):
+        with pytest.raises(AttributeError):
+            setattr(opt, name, 0)
+
+
+def test_slips_in_names_are_refused():
+    opt = fastadam.Adam(np.ones(2))
+    with pytest.raises(AttributeError, match=r"opt.param_groups\[0\]\['weight_decay'\]"):
+        opt.weight_decay = 3
+    with pytest.raises(AttributeError, match="Adam has no attribute 'learning_rate' to be set"):
+        opt.learning_rate = 3
+
+    class Own(fastadam.Adam):
+        pass
+
+    own = Own(np.ones(2))
+    own.history = [1.0]
+    with pytest.raises(AttributeError, match="an option of the param groups"):
+        own.eps = 1.0
+    own.lr = 0.5
+    assert own.history == [1.0]
+
+
+def test_gradients_beside_accumulated_ones_are_refused():
+    opt = fastadam.SGD(np.zeros(2), lr=1.0)
+    opt.accumulate(np.ones(2))
+    with pytest.raises(ValueError, match=r"call step\(\) without gradients first"):
+        opt.step(np.ones(2))
+    assert opt.finished_steps == 0
+    opt.step()
+    opt.step(np.ones(2))
+    assert opt.params.tolist() == [-2.0, -2.0]
 
 
 def test_adam_step_is_a_step_of_adam():

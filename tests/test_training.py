@@ -207,7 +207,7 @@ class TestAccumulation:
     def test_errors_lose_nothing(self):
         p = np.zeros(2)
         opt = fastadam.SGD(p, lr=1.0)
-        with pytest.raises(ValueError, match="needs some from accumulate"):
+        with pytest.raises(ValueError, match="accumulate was not called"):
             opt.step()
         opt.accumulate(np.ones(2))
         with pytest.raises(ValueError, match="grads: shape"):
@@ -218,7 +218,7 @@ class TestAccumulation:
         opt.lr = 1.0
         opt.step()
         assert (p == -1).all()
-        with pytest.raises(ValueError, match="needs some from accumulate"):
+        with pytest.raises(ValueError, match="accumulate was not called"):
             opt.step()
 
     def test_sparse_arrays(self):
