@@ -5,6 +5,7 @@ Tolerances over 20 steps are those of test_torch.py, and for the same reasons.
 
 import copy
 import ctypes
+import inspect
 import io
 import itertools
 import multiprocessing
@@ -707,13 +708,41 @@ def test_options_that_cannot_be(name, option):
         ours.step()
 
 
-@pytest.mark.parametrize(
-    "param", [torch.ones(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.half),
-              torch.ones(2, device="meta")],
-)  # fmt: skip
-def test_tensors_that_cannot_be(param):
+BAD = [
+    torch.ones(2, dtype=torch.bfloat16),
+    torch.ones(2, dtype=torch.half),
+    torch.ones(2, device="meta"),
+]
+
+
+@pytest.mark.parametrize("param", BAD)
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_that_cannot_be_are_refused_at_once(name, param):
+    good, other, bad = (torch.nn.Parameter(p) for p in (torch.ones(2), torch.ones(3), param))
+    cls = getattr(fastadam.torch, name)
+    message = (
+        r"^param_groups\[{}\]\['params'\]\[{}\]: .* float32, float64, complex64 or complex128 "
+        rf".*\['cpu'\] but found {param.dtype} on {param.device}; .*torch\.optim"
+    )
+    with pytest.raises(RuntimeError, match=message.format(0, 1)):
+        cls([good, bad])
+    with pytest.raises(RuntimeError, match=message.format(1, 0)):
+        cls([{"params": [good]}, {"params": bad}])
+    ours = cls([good])
+    group = {"params": iter([other, bad]), "lr": 0.5}
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=message.format(1, 1)):
+            ours.add_param_group(group)
+        assert params_of(ours) == [good]
+    ours.add_param_group({"params": other})  # which the refused group does not hold
+    set_grads([ours], 0)
+    ours.step()
+
+
+@pytest.mark.parametrize("param", BAD)
+def test_frozen_parameters_may_be_anything_without_a_gradient(param):
     good = torch.nn.Parameter(torch.ones(2))
-    bad = torch.nn.Parameter(param)
+    bad = torch.nn.Parameter(param, requires_grad=False)
     ours = fastadam.torch.Adam([good, bad])
     good.grad = torch.ones(2)
     ours.step()  # `bad` has no gradient
@@ -762,6 +791,91 @@ def test_state_that_cannot_be(change, error):
             ours.step()
     assert difference(before, params_of(ours)) == 0
     assert entry(ours)["step"] == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_function_as_learning_rate_names_what_to_use(name):
+    message = r"^lr is a function; .*torch\.optim\.lr_scheduler"
+    p, q = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    cls = getattr(fastadam.torch, name)
+    for lr in (lambda finished: 0.1, fastadam.schedules.constant(0.1)):
+        with pytest.raises(TypeError, match=message):
+            cls([p], lr=lr)
+        ours = cls([p])
+        with pytest.raises(TypeError, match=message):
+            ours.add_param_group({"params": q, "lr": lr})
+        assert len(ours.param_groups) == 1
+        set_grads([ours], 0)
+        ours.param_groups[0]["lr"] = lr
+        with pytest.raises(TypeError, match=message):
+            ours.step()
+        assert torch.equal(p, torch.ones(2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signatures_are_torchs(name):
+    ours, theirs = (
+        [
+            (p.name, p.kind, p.default)
+            for p in inspect.signature(getattr(module, name)).parameters.values()
+        ]
+        for module in (fastadam.torch, torch.optim)
+    )
+    more = [("epsilon_hat", inspect.Parameter.KEYWORD_ONLY, False)]
+    assert ours == theirs + (more if name in ("Adam", "AdamW") else [])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wheight_decay'"):
+        getattr(fastadam.torch, name)([torch.ones(2)], wheight_decay=3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_arrives(name):
+    """Each as it was given, by position as far as torch's class takes it so."""
+    parameters = list(inspect.signature(getattr(torch.optim, name)).parameters.values())[1:]
+    values = {
+        bool: lambda default: not default,
+        type(None): lambda default: False,
+        float: lambda default: default / 2 + 0.01,
+        int: lambda default: 0.5,
+        tuple: lambda default: tuple(number / 2 for number in default),
+    }
+    given = {
+        p.name: p.default
+        if p.name in ("capturable", "differentiable", "dampening")
+        else values[type(p.default)](p.default)
+        for p in parameters
+    }
+    positional = [given[p.name] for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    rest = {p.name: given[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
+    for module in (fastadam.torch, torch.optim):
+        group = getattr(module, name)([torch.ones(2)], *positional, **rest).param_groups[0]
+        assert {key: group[key] for key in given} == given
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_dict_of_arrays_once_they_are_tensors(name):
+    """What the module's docstring says of the way from fastadam.Adam to torch."""
+    options = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
+    array = np.array([1.0, -2.0, 3.0])
+    arrays = getattr(fastadam, name)([array], lr=0.1, **options)
+    for _ in range(3):
+        arrays.step([array * 2])
+    both = pair(name, [torch.from_numpy(array)], **options)
+    gradient = np.array([3.0, 1.0, -1.0])
+    for optimizer in both:
+        state_dict = arrays.state_dict()
+        with pytest.raises(TypeError):
+            optimizer.load_state_dict(state_dict)
+        for state in state_dict["state"].values():
+            for key, value in state.items():
+                if isinstance(value, np.ndarray):
+                    state[key] = torch.from_numpy(value)
+        optimizer.load_state_dict(state_dict)
+        params_of(optimizer)[0].grad = torch.from_numpy(gradient)
+        optimizer.step()
+    arrays.step([gradient])
+    for optimizer in both:
+        (p,) = params_of(optimizer)
+        assert np.abs(p.detach().numpy() - array).max() < 1e-9
 
 
 def test_a_bad_option_names_itself():

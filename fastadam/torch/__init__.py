@@ -13,14 +13,33 @@ What differs from torch's own:
 - Gradients and parameters may have any strides, and they need not be alike. Parameters that
   share memory raise an error.
 - ``foreach`` and ``fused`` choose nothing here; ``capturable`` and ``differentiable`` raise an
-  error, and so do tensors on other devices or of other dtypes than float32, float64, complex64
-  and complex128.
+  error.
+- Parameters must be on the CPU, and float32, float64, complex64 or complex128. Others, such as
+  those in bfloat16, raise an error when the optimizer is made and when a group is added, unless
+  they require no gradient: a step leaves out what has none.
 - What a step calls, such as the methods of a gradient of another class than ``torch.Tensor``,
   must not step the optimizer or load state into it: that raises an error.
 
-Of `fastadam.Adam` these optimizers lack `max_grad_norm`, `skip_nonfinite`, `ema_decay` and a
-function as `lr`. For these torch has ``torch.nn.utils.clip_grad_norm_``, ``GradScaler``,
-``torch.optim.swa_utils.AveragedModel`` and ``torch.optim.lr_scheduler``.
+Some things that `fastadam.Adam` has are lacking here. In their place torch has:
+
+================================ ============================================================
+`fastadam.Adam`                  here
+================================ ============================================================
+`max_grad_norm`                  ``torch.nn.utils.clip_grad_norm_``, before the step
+`skip_nonfinite`, `loss_scale`   ``torch.amp.GradScaler("cpu")``
+`ema_decay`                      ``torch.optim.swa_utils.AveragedModel``, with a
+                                 ``multi_avg_fn`` from ``get_ema_multi_avg_fn``
+a function as `lr`               ``torch.optim.lr_scheduler``
+`accumulate`                     several ``backward()`` before a step
+================================ ============================================================
+
+`fastadam.Adam` and its family load the state dicts of these classes and of torch's. The other way
+goes only if the arrays in the state dict are made tensors, which torch asks for::
+
+    for entry in state_dict["state"].values():
+        for name, value in entry.items():
+            if isinstance(value, np.ndarray):
+                entry[name] = torch.from_numpy(value)
 
 A step uses at most ``torch.get_num_threads()`` and `fastadam.get_num_threads` threads.
 """
@@ -29,9 +48,12 @@ from fastadam import _rules
 
 try:
     import torch
+    from torch import Tensor
 except ImportError as error:
     raise ImportError("fastadam.torch needs PyTorch: pip install torch") from error
 try:
+    from torch.optim.optimizer import ParamsT
+
     from fastadam.torch._optimizer import Optimizer, WithEpsilonHat
 except (ImportError, AttributeError) as error:  # some of what it uses is private to torch
     raise ImportError(f"fastadam.torch cannot use PyTorch {torch.__version__}: {error}") from error
@@ -44,15 +66,40 @@ class Adam(WithEpsilonHat, torch.optim.Adam):
 
     Parameters
     ----------
-    params, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay
-        As in ``torch.optim.Adam``; so are all methods. ``foreach`` and ``fused`` are ignored.
+    params : iterable of Tensor, of (name, Tensor), or of dict
+        The parameters, as torch takes them: ``model.parameters()``,
+        ``model.named_parameters()``, or param groups with options of their own.
+    lr : float or Tensor, optional
+        Learning rate; a scheduler of torch may change it.
+    betas : (float, float), optional
+        Decay rates of the first and second moment, in [0, 1).
+    eps : float, optional
+        Added to the denominator.
+    weight_decay : float, optional
+        This times the parameter is added to the gradient: an L2 penalty. With
+        `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted from it
+        instead.
+    amsgrad : bool, optional
+        Divide by the largest second moment so far.
+    foreach, fused : bool, optional
+        Taken as torch's classes take them; they change nothing here.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    capturable, differentiable : bool, optional
+        Must be False.
+    decoupled_weight_decay : bool, optional
+        Decay as AdamW does.
     epsilon_hat : bool, optional
-        Take `eps` as the paper's epsilon-hat, as Keras and scikit-learn do.
+        Take `eps` as the paper's epsilon-hat, added before the bias correction of the second
+        moment, as Keras and scikit-learn do. (torch's own class has no such option.)
 
     Raises
     ------
     RuntimeError
-        ``capturable`` or ``differentiable`` is set.
+        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
+        `capturable` or `differentiable` is set.
+    TypeError, ValueError
+        An option or the parameters are what torch's class refuses, or `lr` is a function.
 
     References
     ----------
@@ -68,11 +115,75 @@ class Adam(WithEpsilonHat, torch.optim.Adam):
     >>> optimizer.step()
     """
 
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        epsilon_hat: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
+            epsilon_hat=epsilon_hat,
+        )
+
 
 class AdamW(WithEpsilonHat, torch.optim.AdamW):
     """``torch.optim.AdamW``, stepped by fastadam.
 
-    Parameters, errors and methods are those of `Adam`.
+    Parameters
+    ----------
+    params : iterable of Tensor, of (name, Tensor), or of dict
+        The parameters, as torch takes them: ``model.parameters()``,
+        ``model.named_parameters()``, or param groups with options of their own.
+    lr : float or Tensor, optional
+        Learning rate; a scheduler of torch may change it.
+    betas : (float, float), optional
+        Decay rates of the first and second moment, in [0, 1).
+    eps : float, optional
+        Added to the denominator.
+    weight_decay : float, optional
+        ``lr * weight_decay`` times the parameter is subtracted from it at each step.
+    amsgrad : bool, optional
+        Divide by the largest second moment so far.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    foreach, fused : bool, optional
+        Taken as torch's classes take them; they change nothing here.
+    capturable, differentiable : bool, optional
+        Must be False.
+    epsilon_hat : bool, optional
+        Take `eps` as the paper's epsilon-hat, added before the bias correction of the second
+        moment, as Keras and scikit-learn do. (torch's own class has no such option.)
+
+    Raises
+    ------
+    RuntimeError
+        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
+        `capturable` or `differentiable` is set.
+    TypeError, ValueError
+        An option or the parameters are what torch's class refuses, or `lr` is a function.
 
     References
     ----------
@@ -80,6 +191,8 @@ class AdamW(WithEpsilonHat, torch.optim.AdamW):
 
     Examples
     --------
+    >>> import torch
+    >>> import fastadam.torch
     >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
     >>> optimizer = fastadam.torch.AdamW([w], lr=0.5, weight_decay=0.1)
     >>> w.grad = torch.zeros(2)
@@ -88,11 +201,74 @@ class AdamW(WithEpsilonHat, torch.optim.AdamW):
     tensor([0.9500, 1.9000])
     """
 
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        epsilon_hat: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            epsilon_hat=epsilon_hat,
+        )
+
 
 class NAdam(Optimizer, torch.optim.NAdam):
     """``torch.optim.NAdam``, stepped by fastadam.
 
-    Parameters and methods are torch's, errors those of `Adam`.
+    Parameters
+    ----------
+    params : iterable of Tensor, of (name, Tensor), or of dict
+        The parameters, as torch takes them: ``model.parameters()``,
+        ``model.named_parameters()``, or param groups with options of their own.
+    lr : float or Tensor, optional
+        Learning rate; a scheduler of torch may change it.
+    betas : (float, float), optional
+        Decay rates of the first and second moment, in [0, 1).
+    eps : float, optional
+        Added to the denominator.
+    weight_decay : float, optional
+        This times the parameter is added to the gradient: an L2 penalty. With
+        `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted from it
+        instead.
+    momentum_decay : float, optional
+        How fast the momentum comes near to ``beta1``; see `fastadam.NAdam`.
+    decoupled_weight_decay : bool, optional
+        Decay as AdamW does.
+    foreach : bool, optional
+        Taken as torch's classes take it; it changes nothing here.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    capturable, differentiable : bool, optional
+        Must be False.
+
+    Raises
+    ------
+    RuntimeError
+        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
+        `capturable` or `differentiable` is set.
+    TypeError, ValueError
+        An option or the parameters are what torch's class refuses, or `lr` is a function.
 
     References
     ----------
@@ -100,6 +276,8 @@ class NAdam(Optimizer, torch.optim.NAdam):
 
     Examples
     --------
+    >>> import torch
+    >>> import fastadam.torch
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
     >>> optimizer = fastadam.torch.NAdam([w], lr=0.01)
     >>> for _ in range(200):
@@ -111,11 +289,70 @@ class NAdam(Optimizer, torch.optim.NAdam):
 
     _rule = _rules.NADAM
 
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum_decay=momentum_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+        )
+
 
 class RAdam(Optimizer, torch.optim.RAdam):
     """``torch.optim.RAdam``, stepped by fastadam.
 
-    Parameters and methods are torch's, errors those of `Adam`.
+    Parameters
+    ----------
+    params : iterable of Tensor, of (name, Tensor), or of dict
+        The parameters, as torch takes them: ``model.parameters()``,
+        ``model.named_parameters()``, or param groups with options of their own.
+    lr : float or Tensor, optional
+        Learning rate; a scheduler of torch may change it.
+    betas : (float, float), optional
+        Decay rates of the first and second moment, in [0, 1).
+    eps : float, optional
+        Added to the denominator.
+    weight_decay : float, optional
+        This times the parameter is added to the gradient: an L2 penalty. With
+        `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted from it
+        instead.
+    decoupled_weight_decay : bool, optional
+        Decay as AdamW does.
+    foreach : bool, optional
+        Taken as torch's classes take it; it changes nothing here.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    capturable, differentiable : bool, optional
+        Must be False.
+
+    Raises
+    ------
+    RuntimeError
+        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
+        `capturable` or `differentiable` is set.
+    TypeError, ValueError
+        An option or the parameters are what torch's class refuses, or `lr` is a function.
 
     References
     ----------
@@ -123,6 +360,8 @@ class RAdam(Optimizer, torch.optim.RAdam):
 
     Examples
     --------
+    >>> import torch
+    >>> import fastadam.torch
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
     >>> optimizer = fastadam.torch.RAdam([w], lr=0.1)
     >>> for _ in range(200):
@@ -134,11 +373,64 @@ class RAdam(Optimizer, torch.optim.RAdam):
 
     _rule = _rules.RADAM
 
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+        )
+
 
 class Adamax(Optimizer, torch.optim.Adamax):
     """``torch.optim.Adamax``, stepped by fastadam.
 
-    Parameters and methods are torch's, errors those of `Adam`.
+    Parameters
+    ----------
+    params : iterable of Tensor, of (name, Tensor), or of dict
+        The parameters, as torch takes them: ``model.parameters()``,
+        ``model.named_parameters()``, or param groups with options of their own.
+    lr : float or Tensor, optional
+        Learning rate; a scheduler of torch may change it.
+    betas : (float, float), optional
+        Decay rates of the first and second moment, in [0, 1).
+    eps : float, optional
+        Added to the denominator.
+    weight_decay : float, optional
+        This times the parameter is added to the gradient: an L2 penalty.
+    foreach : bool, optional
+        Taken as torch's classes take it; it changes nothing here.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    capturable, differentiable : bool, optional
+        Must be False.
+
+    Raises
+    ------
+    RuntimeError
+        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
+        `capturable` or `differentiable` is set.
+    TypeError, ValueError
+        An option or the parameters are what torch's class refuses, or `lr` is a function.
 
     References
     ----------
@@ -146,6 +438,8 @@ class Adamax(Optimizer, torch.optim.Adamax):
 
     Examples
     --------
+    >>> import torch
+    >>> import fastadam.torch
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
     >>> optimizer = fastadam.torch.Adamax([w], lr=0.01)
     >>> for _ in range(200):
@@ -157,11 +451,66 @@ class Adamax(Optimizer, torch.optim.Adamax):
 
     _rule = _rules.ADAMAX
 
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            foreach=foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+            capturable=capturable,
+        )
+
 
 class RMSprop(Optimizer, torch.optim.RMSprop):
     """``torch.optim.RMSprop``, stepped by fastadam.
 
-    Parameters and methods are torch's, errors those of `Adam`.
+    Parameters
+    ----------
+    params : iterable of Tensor, of (name, Tensor), or of dict
+        The parameters, as torch takes them: ``model.parameters()``,
+        ``model.named_parameters()``, or param groups with options of their own.
+    lr : float or Tensor, optional
+        Learning rate; a scheduler of torch may change it.
+    alpha : float, optional
+        Decay rate of the averages.
+    eps : float, optional
+        Added to the denominator.
+    weight_decay : float, optional
+        This times the parameter is added to the gradient: an L2 penalty.
+    momentum : float, optional
+        How much of the last update is kept in the next one; 0 is without momentum.
+    centered : bool, optional
+        Divide by an estimate of the gradient's standard deviation.
+    capturable, differentiable : bool, optional
+        Must be False.
+    foreach : bool, optional
+        Taken as torch's classes take it; it changes nothing here.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+
+    Raises
+    ------
+    RuntimeError
+        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
+        `capturable` or `differentiable` is set.
+    TypeError, ValueError
+        An option or the parameters are what torch's class refuses, or `lr` is a function.
 
     Centered, it takes ``maximum(square_avg - grad_avg**2, 0)``, where torch's own gives NaN when
     rounding brings the difference below zero.
@@ -172,6 +521,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     Examples
     --------
+    >>> import torch
+    >>> import fastadam.torch
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
     >>> optimizer = fastadam.torch.RMSprop([w], lr=0.01)
     >>> for _ in range(200):
@@ -183,11 +534,67 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     _rule = _rules.RMSPROP
 
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            centered=centered,
+            capturable=capturable,
+            foreach=foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+        )
+
 
 class SGD(Optimizer, torch.optim.SGD):
     """``torch.optim.SGD``, stepped by fastadam.
 
-    Parameters and methods are torch's, errors those of `Adam`.
+    Parameters
+    ----------
+    params : iterable of Tensor, of (name, Tensor), or of dict
+        The parameters, as torch takes them: ``model.parameters()``,
+        ``model.named_parameters()``, or param groups with options of their own.
+    lr : float or Tensor, optional
+        Learning rate; a scheduler of torch may change it.
+    momentum : float, optional
+        How much of the last update is kept in the next one; 0 is without momentum.
+    dampening : float, optional
+        Which part of a gradient the momentum leaves out.
+    weight_decay : float, optional
+        This times the parameter is added to the gradient: an L2 penalty.
+    nesterov : bool, optional
+        Look ahead; needs a momentum and no dampening.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    foreach, fused : bool, optional
+        Taken as torch's classes take them; they change nothing here.
+    differentiable : bool, optional
+        Must be False.
+
+    Raises
+    ------
+    RuntimeError
+        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
+        `differentiable` is set.
+    TypeError, ValueError
+        An option or the parameters are what torch's class refuses, or `lr` is a function.
 
     With a momentum, the sparse gradient of an embedding leaves the buffers of other rows as
     they are, where torch's own moves those rows, too.
@@ -198,6 +605,8 @@ class SGD(Optimizer, torch.optim.SGD):
 
     Examples
     --------
+    >>> import torch
+    >>> import fastadam.torch
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
     >>> optimizer = fastadam.torch.SGD([w], lr=0.01)
     >>> for _ in range(200):
@@ -208,3 +617,30 @@ class SGD(Optimizer, torch.optim.SGD):
     """
 
     _rule = _rules.SGD
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+            fused=fused,
+        )

@@ -88,9 +88,10 @@ class Optimizer(torch.optim.Optimizer):
 
     _rule: ClassVar[_rules.Rule]
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, params: Any, **options: Any) -> None:
+        _refuse(options)
         self._kept = _Kept()
-        super().__init__(*args, **options)
+        super().__init__(params, **options)
         # torch's fused classes ask a GradScaler to leave its work to them.
         self._step_supports_amp_scaling = False
 
@@ -117,10 +118,24 @@ class Optimizer(torch.optim.Optimizer):
             kept.state, kept.tensors = value, None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as torch's does."""
+        """Add a group, as torch's does.
+
+        Raises
+        ------
+        RuntimeError, TypeError, ValueError
+            As in the constructor; there are the same groups as before.
+        """
         if isinstance(param_group, dict):  # or torch says so
-            _refuse({**self.defaults, **param_group})
+            _refuse(param_group)
         super().add_param_group(param_group)
+        number = len(self.param_groups) - 1
+        try:  # only now it is a list of tensors, whatever it was
+            for place, param in enumerate(self.param_groups[number]["params"]):
+                if param.requires_grad:
+                    _check_kind(_name(number, place), param)
+        except BaseException:
+            del self.param_groups[number]
+            raise
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Do one step.
@@ -179,7 +194,7 @@ class Optimizer(torch.optim.Optimizer):
         param_groups = list(self.param_groups)
         groups = [_read_group(group, self._rule.options) for group in param_groups]
         found = [
-            (f"param_groups[{number}]['params'][{place}]", param, number)
+            (_name(number, place), param, number)
             for number, group in enumerate(param_groups)
             for place, param in enumerate(group["params"])
         ]
@@ -373,10 +388,19 @@ def _counts(rule: _rules.Rule) -> tuple[str, ...]:
     return (("step",) if rule.saves_step else ()) + rule.number_names
 
 
+def _name(group: int, place: int) -> str:
+    """What messages call a parameter."""
+    return f"param_groups[{group}]['params'][{place}]"
+
+
 def _refuse(options: Any) -> None:
     for key in ("capturable", "differentiable"):
         if options.get(key):
             raise RuntimeError(f"`fastadam` does not support `{key}`")
+    if callable(options.get("lr")):
+        raise TypeError(
+            "lr is a function; with torch, use torch.optim.lr_scheduler (LambdaLR takes a function)"
+        )
 
 
 def _read_group(group: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -407,8 +431,8 @@ def _check_kind(name: str, tensor: Any) -> None:
     if tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
         raise RuntimeError(
             f"{name}: `fastadam` requires all the params to be float32, float64, complex64 or "
-            "complex128 Tensors of supported devices: ['cpu'] but "
-            f"{tensor.dtype} and {tensor.device.type}"
+            f"complex128 Tensors of supported devices: ['cpu'] but found {tensor.dtype} on "
+            f"{tensor.device}; convert or move it, or use torch.optim"
         )
 
 
@@ -510,8 +534,8 @@ class WithEpsilonHat(Optimizer):
 
     _rule = _rules.ADAM
 
-    def __init__(self, *args: Any, epsilon_hat: bool = False, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, params: Any, *, epsilon_hat: bool, **options: Any) -> None:
+        super().__init__(params, **options)
         self.defaults["epsilon_hat"] = epsilon_hat
         for group in self.param_groups:
             group.setdefault("epsilon_hat", epsilon_hat)
