@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from fastadam import _rules
 from fastadam._hyper import Group, Schedule
+from fastadam._types import ArrayTree, ParamGroups
 from fastadam.optimizer import Optimizer
 
 __all__ = ["SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
@@ -19,17 +20,21 @@ class Adam(Optimizer):
     params : ndarray, nesting of dicts, lists and tuples of ndarray, or list of param groups
         Arrays of any shape, float32, float64, complex64 or complex128 (of
         which real and imaginary parts are separate parameters). They are
-        changed in place by `step`. A param group is a dict with a ``"params"``
+        changed in place by `step`. Write other numbers into them, as in
+        ``params["w"][...] = numbers``: after ``params["w"] = numbers`` the optimizer
+        would go on with the old array. A param group is a dict with a ``"params"``
         entry and any of the options below, which then hold for that group.
     lr : float or callable, optional
-        Learning rate, or a function that gives it for a number of finished steps.
+        Learning rate, or a function of the number of finished steps that gives it, such as
+        those of `schedules`.
     betas : (float, float), optional
         Decay rates of the first and second moment, in [0, 1).
     eps : float, optional
         Added to the denominator.
     weight_decay : float, optional
-        Times the parameter, is added to the gradient (L2 penalty), or with
-        `decoupled_weight_decay`, times ``lr``, taken from the parameter.
+        This times the parameter is added to the gradient: an L2 penalty. With
+        `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted
+        from the parameter instead.
     amsgrad : bool, optional
         Divide by the largest second moment so far.
     maximize : bool, optional
@@ -77,8 +82,13 @@ class Adam(Optimizer):
     with ``step_size = lr / (1 - b1**t)``, ``root = 1 / sqrt(1 - b2**t)`` and
     ``keep = 1 - lr*weight_decay`` if decoupled, else 1.
 
-    State is allocated here: two arrays (three for AMSGrad, one more for an average) of each
-    parameter's size. An array that is a strided or unaligned view costs another.
+    The constructor allocates the state: two arrays (three for AMSGrad, and one more for
+    `ema_decay`) of each parameter's size, and another for a parameter that is a strided or
+    unaligned view.
+
+    A copy or a pickle of the optimizer has copies of the parameters, too. Copy or pickle it
+    together with the model, as ``pickle.dumps((model, optimizer))`` does: made apart, the
+    two have different arrays, and training would not reach the model.
 
     References
     ----------
@@ -103,7 +113,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayTree | ParamGroups,
         lr: float | Schedule = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -133,9 +143,41 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay.
 
-    The same as `Adam` with ``decoupled_weight_decay=True``; see there for the
-    parameters, errors and methods. A step takes ``lr * weight_decay`` times the
-    parameter from it, and the decay does not enter the moments.
+    The same as `Adam` with ``decoupled_weight_decay=True``: the decay does not enter the
+    moments.
+
+    Parameters
+    ----------
+    params : ndarray, nesting of dicts, lists and tuples of ndarray, or list of param groups
+        The arrays that `step` changes in place; see `Adam`.
+    lr : float or callable, optional
+        Learning rate, or a function of the number of finished steps that gives it, such as
+        those of `schedules`.
+    betas : (float, float), optional
+        Decay rates of the first and second moment, in [0, 1).
+    eps : float, optional
+        Added to the denominator.
+    weight_decay : float, optional
+        ``lr * weight_decay`` times the parameter is subtracted from it at each step.
+    amsgrad : bool, optional
+        Divide by the largest second moment so far.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    epsilon_hat : bool, optional
+        Take `eps` as the paper's epsilon-hat, added before the bias correction of the
+        second moment: the form of scikit-learn, Keras and others.
+    max_grad_norm : float, optional
+        Clip: scale the gradients of a step down to this global L2 norm if theirs is larger;
+        see `Adam`.
+    skip_nonfinite : bool, optional
+        Leave out a step with a NaN or an infinity in any gradient; see `Adam`.
+    ema_decay : float, optional
+        Keep a moving average of the parameters; see `averaged_params`.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        An array or an option does not fit; the message names it.
 
     References
     ----------
@@ -144,6 +186,8 @@ class AdamW(Adam):
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import fastadam
     >>> w = np.array([1.0, 2.0])
     >>> opt = fastadam.AdamW(w, lr=0.5, weight_decay=0.1)
     >>> opt.step(np.zeros(2))
@@ -155,7 +199,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayTree | ParamGroups,
         lr: float | Schedule = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -189,10 +233,37 @@ class NAdam(Optimizer):
 
     Parameters
     ----------
-    params, lr, betas, eps, weight_decay, decoupled_weight_decay, maximize
-        As in `Adam`, and so are `max_grad_norm`, `skip_nonfinite` and `ema_decay`.
+    params : ndarray, nesting of dicts, lists and tuples of ndarray, or list of param groups
+        The arrays that `step` changes in place; see `Adam`.
+    lr : float or callable, optional
+        Learning rate, or a function of the number of finished steps that gives it, such as
+        those of `schedules`.
+    betas : (float, float), optional
+        Decay rates of the first and second moment, in [0, 1).
+    eps : float, optional
+        Added to the denominator.
+    weight_decay : float, optional
+        This times the parameter is added to the gradient: an L2 penalty. With
+        `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted
+        from the parameter instead.
     momentum_decay : float, optional
         The momentum of step t is ``mu_t = beta1 * (1 - 0.5*0.96**(t*momentum_decay))``.
+    decoupled_weight_decay : bool, optional
+        Decay as AdamW does.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    max_grad_norm : float, optional
+        Clip: scale the gradients of a step down to this global L2 norm if theirs is larger;
+        see `Adam`.
+    skip_nonfinite : bool, optional
+        Leave out a step with a NaN or an infinity in any gradient; see `Adam`.
+    ema_decay : float, optional
+        Keep a moving average of the parameters; see `averaged_params`.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        An array or an option does not fit; the message names it.
 
     Notes
     -----
@@ -209,6 +280,8 @@ class NAdam(Optimizer):
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import fastadam
     >>> w = np.array([1.0, -1.0])
     >>> opt = fastadam.NAdam(w, lr=0.1)
     >>> for _ in range(200):
@@ -221,7 +294,7 @@ class NAdam(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayTree | ParamGroups,
         lr: float | Schedule = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -251,8 +324,35 @@ class RAdam(Optimizer):
 
     Parameters
     ----------
-    params, lr, betas, eps, weight_decay, decoupled_weight_decay, maximize
-        As in `Adam`, and so are `max_grad_norm`, `skip_nonfinite` and `ema_decay`.
+    params : ndarray, nesting of dicts, lists and tuples of ndarray, or list of param groups
+        The arrays that `step` changes in place; see `Adam`.
+    lr : float or callable, optional
+        Learning rate, or a function of the number of finished steps that gives it, such as
+        those of `schedules`.
+    betas : (float, float), optional
+        Decay rates of the first and second moment, in [0, 1).
+    eps : float, optional
+        Added to the denominator.
+    weight_decay : float, optional
+        This times the parameter is added to the gradient: an L2 penalty. With
+        `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted
+        from the parameter instead.
+    decoupled_weight_decay : bool, optional
+        Decay as AdamW does.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    max_grad_norm : float, optional
+        Clip: scale the gradients of a step down to this global L2 norm if theirs is larger;
+        see `Adam`.
+    skip_nonfinite : bool, optional
+        Leave out a step with a NaN or an infinity in any gradient; see `Adam`.
+    ema_decay : float, optional
+        Keep a moving average of the parameters; see `averaged_params`.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        An array or an option does not fit; the message names it.
 
     Notes
     -----
@@ -272,6 +372,8 @@ class RAdam(Optimizer):
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import fastadam
     >>> w = np.array([1.0, -1.0])
     >>> opt = fastadam.RAdam(w, lr=0.1)
     >>> for _ in range(200):
@@ -284,7 +386,7 @@ class RAdam(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayTree | ParamGroups,
         lr: float | Schedule = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -312,8 +414,31 @@ class Adamax(Optimizer):
 
     Parameters
     ----------
-    params, lr, betas, eps, weight_decay, maximize
-        As in `Adam`, and so are `max_grad_norm`, `skip_nonfinite` and `ema_decay`.
+    params : ndarray, nesting of dicts, lists and tuples of ndarray, or list of param groups
+        The arrays that `step` changes in place; see `Adam`.
+    lr : float or callable, optional
+        Learning rate, or a function of the number of finished steps that gives it, such as
+        those of `schedules`.
+    betas : (float, float), optional
+        Decay rates of the first moment and of the largest gradient, in [0, 1).
+    eps : float, optional
+        Added to a gradient's absolute value.
+    weight_decay : float, optional
+        This times the parameter is added to the gradient: an L2 penalty.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    max_grad_norm : float, optional
+        Clip: scale the gradients of a step down to this global L2 norm if theirs is larger;
+        see `Adam`.
+    skip_nonfinite : bool, optional
+        Leave out a step with a NaN or an infinity in any gradient; see `Adam`.
+    ema_decay : float, optional
+        Keep a moving average of the parameters; see `averaged_params`.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        An array or an option does not fit; the message names it.
 
     Notes
     -----
@@ -331,6 +456,8 @@ class Adamax(Optimizer):
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import fastadam
     >>> w = np.array([1.0, -1.0])
     >>> opt = fastadam.Adamax(w, lr=0.1)
     >>> for _ in range(200):
@@ -343,7 +470,7 @@ class Adamax(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayTree | ParamGroups,
         lr: float | Schedule = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -369,14 +496,36 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    params, lr, eps, weight_decay, maximize
-        As in `Adam`, and so are `max_grad_norm`, `skip_nonfinite` and `ema_decay`.
+    params : ndarray, nesting of dicts, lists and tuples of ndarray, or list of param groups
+        The arrays that `step` changes in place; see `Adam`.
+    lr : float or callable, optional
+        Learning rate, or a function of the number of finished steps that gives it, such as
+        those of `schedules`.
     alpha : float, optional
         Decay rate of the averages, at least 0.
+    eps : float, optional
+        Added to the denominator.
+    weight_decay : float, optional
+        This times the parameter is added to the gradient: an L2 penalty.
     momentum : float, optional
-        At least 0.
+        How much of the last update is kept in the next one, at least 0; 0 is without
+        momentum.
     centered : bool, optional
         Divide by an estimate of the standard deviation.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    max_grad_norm : float, optional
+        Clip: scale the gradients of a step down to this global L2 norm if theirs is larger;
+        see `Adam`.
+    skip_nonfinite : bool, optional
+        Leave out a step with a NaN or an infinity in any gradient; see `Adam`.
+    ema_decay : float, optional
+        Keep a moving average of the parameters; see `averaged_params`.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        An array or an option does not fit; the message names it.
 
     Notes
     -----
@@ -400,6 +549,8 @@ class RMSprop(Optimizer):
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import fastadam
     >>> w = np.array([1.0, -1.0])
     >>> opt = fastadam.RMSprop(w, lr=0.01, momentum=0.5)
     >>> for _ in range(300):
@@ -412,7 +563,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayTree | ParamGroups,
         lr: float | Schedule = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
@@ -442,12 +593,34 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    params, lr, weight_decay, maximize
-        As in `Adam`, and so are `max_grad_norm`, `skip_nonfinite` and `ema_decay`.
-    momentum, dampening : float, optional
-        At least 0.
+    params : ndarray, nesting of dicts, lists and tuples of ndarray, or list of param groups
+        The arrays that `step` changes in place; see `Adam`.
+    lr : float or callable, optional
+        Learning rate, or a function of the number of finished steps that gives it, such as
+        those of `schedules`.
+    momentum : float, optional
+        How much of the last update is kept in the next one, at least 0; 0 is without
+        momentum.
+    dampening : float, optional
+        Which part of a gradient the momentum leaves out, at least 0.
+    weight_decay : float, optional
+        This times the parameter is added to the gradient: an L2 penalty.
     nesterov : bool, optional
         Look ahead; needs a momentum and no dampening.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    max_grad_norm : float, optional
+        Clip: scale the gradients of a step down to this global L2 norm if theirs is larger;
+        see `Adam`.
+    skip_nonfinite : bool, optional
+        Leave out a step with a NaN or an infinity in any gradient; see `Adam`.
+    ema_decay : float, optional
+        Keep a moving average of the parameters; see `averaged_params`.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        An array or an option does not fit; the message names it.
 
     Notes
     -----
@@ -465,6 +638,8 @@ class SGD(Optimizer):
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import fastadam
     >>> w = np.array([1.0, -1.0])
     >>> opt = fastadam.SGD(w, lr=0.1, momentum=0.5, nesterov=True)
     >>> for _ in range(100):
@@ -477,7 +652,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ArrayTree | ParamGroups,
         lr: float | Schedule = 1e-3,
         momentum: float = 0.0,
         dampening: float = 0.0,

@@ -13,12 +13,12 @@ from fastadam._arrays import Arrays, Counts, Written
 from fastadam._checks import check_separate, check_written
 from fastadam._rules import ADAM
 from fastadam._slots import slot, view_of
-from fastadam._types import Array
+from fastadam._types import Array, Grad
 
 
 def adam_step(
     param: Array | Sequence[Array],
-    grad: Array | Sequence[Array | None] | None,
+    grad: Grad | Sequence[Grad],
     exp_avg: Array | Sequence[Array],
     exp_avg_sq: Array | Sequence[Array],
     *,
@@ -41,16 +41,32 @@ def adam_step(
         Parameters of any shape, float32, float64, complex64 or complex128.
         Changed in place.
     grad : ndarray, RowGrad or None, or a sequence of them
-        Gradients, of the parameters' shapes and dtypes. None skips its array.
+        Gradients, of the parameters' shapes and dtypes. None skips its array. As in
+        `Adam.step`, arrays of scipy.sparse and of other libraries will do.
     exp_avg, exp_avg_sq : ndarray or sequence of ndarray
         First and second moments, of the parameters' shapes and dtypes; zeros
         before the first step. Changed in place.
     step : int or sequence of int
         The number of this step, 1 for the first; one for all arrays or one for each.
-    lr, betas, eps, weight_decay, decoupled_weight_decay, maximize, epsilon_hat
-        As in `Adam`; `lr` must be a number.
+    lr : float, optional
+        Learning rate; a number.
+    betas : (float, float), optional
+        Decay rates of the first and second moment, in [0, 1).
+    eps : float, optional
+        Added to the denominator.
+    weight_decay : float, optional
+        This times the parameter is added to the gradient: an L2 penalty. With
+        `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted
+        from the parameter instead.
+    decoupled_weight_decay : bool, optional
+        Decay as AdamW does.
     max_exp_avg_sq : ndarray or sequence of ndarray, optional
         The largest second moments so far. Given, the step is AMSGrad's. Changed in place.
+    maximize : bool, optional
+        Step along the gradient, not against it.
+    epsilon_hat : bool, optional
+        Take `eps` as the paper's epsilon-hat, added before the bias correction of the
+        second moment: the form of scikit-learn, Keras and others.
     loss_scale : float, optional
         Gradients are divided by it.
 
