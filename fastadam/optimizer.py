@@ -20,6 +20,7 @@ from fastadam._quiet import quietly
 from fastadam._rules import Rule
 from fastadam._slots import slot, with_state
 from fastadam._state import copied, read_state, write_state
+from fastadam._types import GradTree
 
 _REMADE = ("_backend", "_lock", "_batch")
 _ATTRIBUTES = {
@@ -57,7 +58,7 @@ class Optimizer:
         grouped = _groups.are_groups(params)
         self._add(params if grouped else [{"params": params}], grouped)
 
-    def step(self, grads: Any = ACCUMULATED, *, loss_scale: float = 1.0) -> None:
+    def step(self, grads: GradTree = ACCUMULATED, *, loss_scale: float = 1.0) -> None:
         """Change the parameters by one step against their gradients.
 
         Parameters
@@ -100,7 +101,7 @@ class Optimizer:
         while not self._batch.step(grads, self.param_groups, loss_scale):
             pass  # another thread replaced the batch, by loading a state dict, say
 
-    def accumulate(self, grads: Any) -> None:
+    def accumulate(self, grads: GradTree) -> None:
         """Keep gradients for the next step, which will go against their mean.
 
         Parameters
@@ -127,7 +128,7 @@ class Optimizer:
         with self._lock.hold():
             self._sums = self._sums_with(grads)
 
-    def _sums_with(self, grads: Any) -> Sums:
+    def _sums_with(self, grads: GradTree) -> Sums:
         sum_rows, arrays = self._backend.sum_rows, self._held_batch().arrays
         decays = [hyper.weight_decay for hyper in arrays.check_groups(self.param_groups)]
         plain = arrays.plain_gradients(grads, decays, sum_rows)
