@@ -32,7 +32,11 @@ try:
 except ImportError as error:
     raise ImportError(UNKNOWN) from error
 
-__all__ = ["patch_sklearn", "patched_sklearn", "unpatch_sklearn"]
+__all__ = ["is_sklearn_patched", "patch_sklearn", "patched_sklearn", "unpatch_sklearn"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Adam(AdamOptimizer):
@@ -83,6 +87,7 @@ def patch_sklearn() -> None:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from sklearn.neural_network import MLPRegressor
     >>> import fastadam.sklearn
     >>> fastadam.sklearn.patch_sklearn()
@@ -117,8 +122,23 @@ def _is_known() -> bool:
 
 def unpatch_sklearn() -> None:
     """Train with scikit-learn's own optimizer again. See `patch_sklearn`."""
-    if getattr(mlp, "AdamOptimizer", None) is Adam:
+    if is_sklearn_patched():
         mlp.AdamOptimizer = AdamOptimizer
+
+
+def is_sklearn_patched() -> bool:
+    """Whether models whose training begins now are trained with fastadam.
+
+    Examples
+    --------
+    >>> import fastadam.sklearn
+    >>> with fastadam.sklearn.patched_sklearn():
+    ...     fastadam.sklearn.is_sklearn_patched()
+    True
+    >>> fastadam.sklearn.is_sklearn_patched()
+    False
+    """
+    return getattr(mlp, "AdamOptimizer", None) is Adam
 
 
 @contextmanager

@@ -20,7 +20,12 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer  # noqa:
 
 import fastadam.sklearn  # noqa: E402
 from fastadam import _backend  # noqa: E402
-from fastadam.sklearn import patch_sklearn, patched_sklearn, unpatch_sklearn  # noqa: E402
+from fastadam.sklearn import (  # noqa: E402
+    is_sklearn_patched,
+    patch_sklearn,
+    patched_sklearn,
+    unpatch_sklearn,
+)
 
 X, Y = load_digits(return_X_y=True)
 X = X[:400] / 16
@@ -173,6 +178,26 @@ def test_patching_twice_and_exceptions():
     assert _multilayer_perceptron.AdamOptimizer is fastadam.sklearn.Adam
     unpatch_sklearn()
     unpatch_sklearn()
+
+
+def test_asking_whether_it_is_patched():
+    assert not is_sklearn_patched()
+    with patched_sklearn():
+        assert is_sklearn_patched()
+    assert not is_sklearn_patched()
+    patch_sklearn()
+    assert is_sklearn_patched()
+    unpatch_sklearn()
+    assert not is_sklearn_patched()
+
+
+def test_only_public_names_are_listed():
+    assert set(dir(fastadam.sklearn)) == {
+        "is_sklearn_patched",
+        "patch_sklearn",
+        "patched_sklearn",
+        "unpatch_sklearn",
+    }
 
 
 def test_without_scikit_learn():
