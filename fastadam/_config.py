@@ -43,6 +43,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
 
     Examples
     --------
+    >>> import fastadam
     >>> fastadam.show_config(mode="dicts")["backend"] in ("c", "numpy")
     True
     """

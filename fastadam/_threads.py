@@ -38,6 +38,7 @@ def set_num_threads(n: SupportsIndex) -> None:
 
     Examples
     --------
+    >>> import fastadam
     >>> before = fastadam.get_num_threads()
     >>> fastadam.set_num_threads(1)
     >>> fastadam.get_num_threads()
@@ -62,6 +63,7 @@ def get_num_threads() -> int:
 
     Examples
     --------
+    >>> import fastadam
     >>> fastadam.get_num_threads() >= 1
     True
     """

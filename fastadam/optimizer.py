@@ -84,6 +84,8 @@ class Optimizer:
 
         Examples
         --------
+        >>> import numpy as np
+        >>> import fastadam
         >>> w = np.array([1.0, 2.0], dtype=np.float32)
         >>> opt = fastadam.Adam(w, lr=0.5)
         >>> opt.step(np.array([10.0, -10.0], dtype=np.float32))
@@ -117,6 +119,8 @@ class Optimizer:
 
         Examples
         --------
+        >>> import numpy as np
+        >>> import fastadam
         >>> w = np.zeros(2)
         >>> opt = fastadam.SGD(w, lr=1.0)
         >>> for g in ([1.0, 2.0], [3.0, 4.0]):
@@ -177,6 +181,8 @@ class Optimizer:
 
         Examples
         --------
+        >>> import numpy as np
+        >>> import fastadam
         >>> w = np.zeros(1)
         >>> opt = fastadam.SGD(w, lr=1.0, ema_decay=0.5)
         >>> opt.step(np.array([-1.0]))
@@ -202,6 +208,8 @@ class Optimizer:
 
         Examples
         --------
+        >>> import numpy as np
+        >>> import fastadam
         >>> w = np.zeros(1)
         >>> opt = fastadam.SGD(w, lr=1.0, ema_decay=0.5)
         >>> opt.step(np.array([-1.0]))
@@ -223,6 +231,8 @@ class Optimizer:
 
         Examples
         --------
+        >>> import numpy as np
+        >>> import fastadam
         >>> opt = fastadam.Adam([np.ones(1), np.ones(1)], max_grad_norm=1.0)
         >>> opt.step([np.array([3.0]), np.array([4.0])])
         >>> opt.grad_norm
@@ -237,6 +247,8 @@ class Optimizer:
 
         Examples
         --------
+        >>> import numpy as np
+        >>> import fastadam
         >>> opt = fastadam.Adam(np.ones(1), skip_nonfinite=True)
         >>> opt.step(np.array([np.inf]))
         >>> opt.skipped_steps
@@ -306,6 +318,8 @@ class Optimizer:
 
         Examples
         --------
+        >>> import numpy as np
+        >>> import fastadam
         >>> opt = fastadam.Adam(np.zeros(3), lr=0.1)
         >>> opt.lr /= 10
         >>> opt.lr
@@ -335,6 +349,8 @@ class Optimizer:
 
         Examples
         --------
+        >>> import numpy as np
+        >>> import fastadam
         >>> first, second = np.ones(2), np.ones(3)
         >>> opt = fastadam.Adam([{"params": first}])
         >>> opt.add_param_group({"params": second, "lr": 0.01})
@@ -355,6 +371,8 @@ class Optimizer:
 
         Examples
         --------
+        >>> import numpy as np
+        >>> import fastadam
         >>> opt = fastadam.Adam({"w": np.ones(2)})
         >>> opt.step({"w": np.ones(2)})
         >>> opt.state_dict()["state"]["w"]["exp_avg"]
@@ -384,6 +402,8 @@ class Optimizer:
 
         Examples
         --------
+        >>> import numpy as np
+        >>> import fastadam
         >>> opt = fastadam.Adam(np.ones(2), lr=0.1)
         >>> opt.step(np.ones(2))
         >>> other = fastadam.Adam(np.ones(2))
@@ -437,6 +457,8 @@ class Optimizer:
         Examples
         --------
         >>> import os, tempfile
+        >>> import numpy as np
+        >>> import fastadam
         >>> path = os.path.join(tempfile.mkdtemp(), "adam.ckpt")
         >>> opt = fastadam.Adam(np.ones(2), lr=0.1)
         >>> opt.step(np.ones(2))
