@@ -2,10 +2,10 @@
 
 import doctest
 import importlib
+import inspect
 import pathlib
 import re
 
-import numpy as np
 import pytest
 
 import fastadam
@@ -14,13 +14,30 @@ from fastadam import _config, _rows, _threads, family, functional, optimizer, sc
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
-@pytest.mark.parametrize(
-    "module", [_config, _rows, _threads, family, functional, optimizer, schedules]
-)
-def test_docstrings(module):
-    result = doctest.testmod(module, extraglobs={"np": np, "fastadam": fastadam})
+MODULES = [fastadam, _config, _rows, _threads, family, functional, optimizer, schedules]
+ADAPTERS = ["scipy", "sklearn", "torch"]
+
+
+def run_examples(module):
+    """Each docstring by itself, as if pasted into a new interpreter."""
+    result = doctest.testmod(module, globs={})
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def public(module):
+    return [(name, getattr(module, name)) for name in module.__all__]
+
+
+def is_called(value):
+    """Whether it is a function or a class of which users make objects."""
+    is_code = inspect.isfunction(value) or inspect.isclass(value)
+    return is_code and value is not optimizer.Optimizer
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstrings(module):
+    run_examples(module)
 
 
 @pytest.mark.parametrize(
@@ -35,24 +52,38 @@ def test_readme(block):
         pytest.skip(f"{error.name} is not installed")
 
 
-@pytest.mark.parametrize("name", ["scipy", "sklearn", "torch"])
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_adapters(name):
-    package = pytest.importorskip(name)
+    pytest.importorskip(name)
     module = importlib.import_module(f"fastadam.{name}")
-    names = {"np": np, "fastadam": fastadam, name: package}
-    result = doctest.testmod(module, extraglobs=names)
-    assert result.attempted > 0
-    assert result.failed == 0
-    for public in module.__all__:
-        text = getattr(module, public).__doc__
-        assert ">>>" in text or "See `" in text, f"{public} has no example"
+    run_examples(module)
+    for name, value in public(module):
+        text = value.__doc__
+        assert ">>>" in text or "See `" in text, f"{name} has no example"
+
+
+def listed_parameters(text):
+    """The names in a docstring's section of parameters."""
+    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w[\w ]*\n-+\n|\Z)", text, re.M | re.S)
+    heads = re.findall(r"^(\S.*)$", section[1] if section else "", re.M)
+    return [name.lstrip("*") for head in heads for name in head.split(" : ")[0].split(", ")]
+
+
+@pytest.mark.parametrize("name", ["fastadam", "fastadam.schedules", "fastadam.torch"])
+def test_parameters_are_documented(name):
+    """Each class and function lists its own, so that they can be read where it is called."""
+    if name == "fastadam.torch":
+        pytest.importorskip("torch")
+    for called, value in public(importlib.import_module(name)):
+        if is_called(value):
+            listed = listed_parameters(inspect.getdoc(value))
+            assert sorted(listed) == sorted(inspect.signature(value).parameters), called
 
 
 def test_public_names_are_documented():
     for module in (fastadam, schedules):
-        for name in module.__all__:
-            value = getattr(module, name)
-            if callable(value):
+        for name, value in public(module):
+            if is_called(value):
                 assert ">>>" in value.__doc__, f"{name} has no example"
     for name, method in vars(optimizer.Optimizer).items():
         if callable(method) and not name.startswith("_"):
