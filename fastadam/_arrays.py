@@ -87,6 +87,7 @@ class Arrays:
         self.written = written
         self.params = [slot.user for slot in slots]
         self.grouped = grouped
+        self.in_groups = in_groups
         self.spans = Spans([array.view for array in written])
         members: list[list[Slot]] = [[] for _ in range(n_groups)]
         for slot in slots:
@@ -145,6 +146,10 @@ class Arrays:
 
     def leaves(self, grads: Any) -> list[Any]:
         """The gradients, in the order of the slots, as they are."""
+        if grads is None:
+            raise TypeError(
+                f"{self.names[1]} is None; did the function that computes it forget to return it?"
+            )
         return list(_tree.flatten(self.spec, grads, self.names[1]))
 
     def plain_gradient(
@@ -155,7 +160,7 @@ class Arrays:
             return None
         self.check_param(i)
         if isinstance(grad, _rows.RowGrad) or _rows.is_sparse(grad):
-            self._check_rows_alone(i, weight_decay)
+            self._check_rows_alone(i, grad, weight_decay)
             return self._apart(_rows.read(self.name(i), grad, self.slots[i].param, sum_rows))
         return self._plain(i, check_array(self.name(i), grad, self.slots[i].param))
 
@@ -210,17 +215,21 @@ class Arrays:
                 f"{found}, expected {self._layouts[i]}"
             )
 
-    def _check_rows_alone(self, i: int, weight_decay: float) -> None:
-        """Check that a step of some rows leaves the others alone."""
+    def _check_rows_alone(self, i: int, grad: Any, weight_decay: float) -> None:
+        """Check that a step of some rows or elements leaves the others alone."""
+        is_rows = isinstance(grad, _rows.RowGrad)
+        found, others = ("RowGrad", "rows") if is_rows else ("sparse array", "elements")
+        label = f"{self.name(i)} is a {found}, which leaves other {others} alone"
         if weight_decay != 0:
+            where = "put the parameter into a param group with" if self.in_groups else "pass"
             raise ValueError(
-                f"{self.name(i)}: a gradient of rows, but weight_decay is {weight_decay}, "
-                "which would change the others; it must be 0"
+                f"{label}, but weight_decay={weight_decay} would change them; {where} "
+                "weight_decay=0"
             )
         if self.slots[i].average is not None:
             raise ValueError(
-                f"{self.name(i)}: a gradient of rows, but ema_decay would change the average of "
-                "the others"
+                f"{label}, but ema_decay would change their average; make the optimizer without "
+                "ema_decay, or give a dense gradient"
             )
 
     def _apart(self, grad: Rows) -> Rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,27 +14,47 @@ DTYPES = tuple(map(np.dtype, (np.float32, np.float64, np.complex64, np.complex12
 SUPPORTED = "float32, float64, complex64 or complex128"
 
 
+def kind(value: Any) -> str:
+    """What messages call a value of the wrong type: "a dict", "an ndarray" or "None"."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'AEIOaeio' or name == 'ndarray' else 'a'} {name}"
+
+
 def check_written(label: str, array: Any, like: Array | None = None) -> None:
     """Check an array that steps will change in place; `like` has its shape and dtype."""
     _refuse_masked(label, array)
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"{label} is a {type(array).__name__}; expected a numpy.ndarray")
+        nesting = "" if like is not None else ", or a dict, list or tuple of them"
+        raise TypeError(
+            f"{label} is {kind(array)}; expected a numpy.ndarray{nesting}{_remedy(array)}"
+        )
     if array.dtype not in DTYPES or not array.dtype.isnative:
         order = "" if array.dtype.isnative else " (not the native byte order)"
         raise TypeError(f"{label}: dtype {array.dtype}{order}, expected {SUPPORTED}")
     if like is not None:
         _check_like(label, array, like)
     if not array.flags.writeable:
-        raise ValueError(f"{label} is read-only, and a step changes it in place")
+        raise ValueError(
+            f"{label} is read-only, and a step changes it in place; make a copy, np.array(x), "
+            "and use that from then on"
+        )
     if _may_overlap_itself(array):
-        raise ValueError(f"{label}: its elements may share memory (strides {array.strides})")
+        raise ValueError(
+            f"{label}: its elements may share memory (strides {array.strides}); make a copy, "
+            "np.array(x), and use that from then on"
+        )
 
 
 def check_array(label: str, value: Any, param: Array) -> Array:
     """Check a gradient or a moment against its parameter; return it as an ndarray."""
     _refuse_masked(label, value)
     if isinstance(value, list | tuple | Mapping) or not hasattr(type(value), "__array__"):
-        raise TypeError(f"{label} is a {type(value).__name__}; expected a numpy.ndarray")
+        raise TypeError(
+            f"{label} is {kind(value)}; expected a numpy.ndarray of shape {param.shape} and dtype "
+            f"{param.dtype}"
+        )
     try:
         grad = np.asarray(value)
     except Exception as error:
@@ -54,8 +74,22 @@ def check_separate(arrays: Sequence[tuple[str, Array]]) -> None:
         open_spans = [other for other in open_spans if other[1] > span[0]]
         for other in open_spans:
             if _share(other[3], span[3]):
-                raise ValueError(f"{other[2]} and {span[2]} share memory")
+                raise ValueError(
+                    f"{other[2]} and {span[2]} share memory; each needs its own (give a parameter "
+                    "that a model uses twice only once, with the sum of its gradients)"
+                )
         open_spans.append(span)
+
+
+def _remedy(value: Any) -> str:
+    """How to get an array from a value that is none, for the end of a message."""
+    if type(value).__module__.partition(".")[0] == "torch":
+        return "; fastadam.torch has the optimizers for tensors"
+    if hasattr(type(value), "__array__"):
+        return "; np.array(x) makes one, and a step changes that one and not x"
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return "; list(x) makes a list of what it gives"
+    return ""
 
 
 def _refuse_masked(label: str, value: Any) -> None:

@@ -212,6 +212,8 @@ def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
     global spare
     cdef Direct direct
     if type(columns[0]) is cnp.ndarray:
+        if grads is None:
+            return False
         grads = (grads,)
         columns = tuple([(array,) for array in columns])
     else:  # into tuples of one's own: nobody can shorten them while they are walked

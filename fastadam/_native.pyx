@@ -347,7 +347,7 @@ cdef class Batch:
         Other people's code may run while they are found, and none after.
         """
         cdef Py_ssize_t i
-        if self.match(self.spec, grads) and self.claim_held():
+        if grads is not None and self.match(self.spec, grads) and self.claim_held():
             return 0
         self.release()
         leaves = self.arrays.leaves(grads)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from fastadam._checks import kind
+
 Spec: TypeAlias = Any  # int | list[Spec] | dict[Hashable, Spec]; mypy has no recursive aliases here
 Path: TypeAlias = tuple[Any, ...]
 
@@ -30,21 +32,28 @@ def flatten(spec: Spec, nest: Any, label: str) -> Iterator[Any]:
     """The leaves of `nest`, in the order of the spec, whose nesting it must repeat."""
     if isinstance(spec, dict):
         if not isinstance(nest, Mapping):
-            raise TypeError(f"{label}: expected a dict, found {_kind(nest)}")
+            raise TypeError(f"{label}: expected a dict, found {kind(nest)}")
         for key in spec:
             if key not in nest:
-                raise KeyError(f"{label} lacks the key {key!r}")
+                raise KeyError(
+                    f"{label} lacks the key {key!r}; give None for an array without a gradient"
+                )
         for key in nest:
             if key not in spec:
-                raise KeyError(f"{label} has an unexpected key {key!r}")
+                raise KeyError(
+                    f"{label} has an unexpected key {key!r}, which the parameters do not have"
+                )
         for key, child in spec.items():
             yield from flatten(child, nest[key], f"{label}[{key!r}]")
     elif isinstance(spec, list):
         if not isinstance(nest, list | tuple):
-            raise TypeError(f"{label}: expected a list or tuple, found {_kind(nest)}")
+            raise TypeError(f"{label}: expected a list or tuple, found {kind(nest)}")
         children = list(nest)  # which keys of dicts within may shorten
         if len(children) != len(spec):
-            raise ValueError(f"{label}: expected {len(spec)} entries, found {len(children)}")
+            raise ValueError(
+                f"{label}: expected {len(spec)} entries, found {len(children)}; give one for each "
+                "of the parameters, and None for one without a gradient"
+            )
         for i, child in enumerate(spec):
             yield from flatten(child, children[i], f"{label}[{i}]")
     else:
@@ -94,7 +103,3 @@ def is_unchanged(spec: Spec, nest: Any, leaves: Sequence[Any]) -> bool:
 def label(prefix: str, path: Path) -> str:
     """A leaf as the user would write it: ``grads['layers'][0]``."""
     return prefix + "".join(f"[{step!r}]" for step in path)
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"

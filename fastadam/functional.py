@@ -40,9 +40,9 @@ def adam_step(
     param : ndarray or sequence of ndarray
         Parameters of any shape, float32, float64, complex64 or complex128.
         Changed in place.
-    grad : ndarray, RowGrad or None, or a sequence of them
-        Gradients, of the parameters' shapes and dtypes. None skips its array. As in
-        `Adam.step`, arrays of scipy.sparse and of other libraries will do.
+    grad : ndarray or RowGrad, or a sequence of them
+        Gradients, of the parameters' shapes and dtypes. None in a sequence skips its array. As
+        in `Adam.step`, arrays of scipy.sparse and of other libraries will do.
     exp_avg, exp_avg_sq : ndarray or sequence of ndarray
         First and second moments, of the parameters' shapes and dtypes; zeros
         before the first step. Changed in place.
@@ -61,7 +61,7 @@ def adam_step(
     decoupled_weight_decay : bool, optional
         Decay as AdamW does.
     max_exp_avg_sq : ndarray or sequence of ndarray, optional
-        The largest second moments so far. Given, the step is AMSGrad's. Changed in place.
+        The largest second moments so far, changed in place. With them the step is AMSGrad's.
     maximize : bool, optional
         Step along the gradient, not against it.
     epsilon_hat : bool, optional
@@ -119,7 +119,9 @@ def _step_checked(
         written = {name: (value,) for name, value in written.items()}
     finished = _finished(step, len(params))
     group = dict(zip(ADAM.options, options, strict=True))
-    group["lr"] = _hyper.check_lr(options[0])
+    if callable(lr := options[0]):
+        raise TypeError("lr must be a real number; of a schedule give lr=schedule(step - 1)")
+    group["lr"] = _hyper.real("lr", lr)
     suffixes = [f"[{i}]" for i in range(len(params))] if several else [""]
     labelled = []
     for name, column in written.items():
