@@ -9,18 +9,39 @@ import numpy as np
 
 from fastadam import _hyper, _tree
 from fastadam._arrays import Arrays, Written
-from fastadam._checks import check_separate, check_written
+from fastadam._checks import check_separate, check_written, kind
 from fastadam._hyper import Group
 from fastadam._rules import Rule
 from fastadam._slots import Slot, slot, with_state
 
 
 def are_groups(params: Any) -> bool:
-    """Whether parameters come as a list of param groups."""
-    return (
-        isinstance(params, list | tuple)
-        and len(params) > 0
-        and all(isinstance(entry, Mapping) and "params" in entry for entry in params)
+    """Whether parameters come as a list of param groups.
+
+    Raises
+    ------
+    ValueError
+        They were probably meant as such, and are none.
+    """
+    if isinstance(params, Mapping) and "params" in params and _has_options(params):
+        raise ValueError("params looks like a param group; put it into a list: [{...}]")
+    if not isinstance(params, list | tuple) or not params:
+        return False
+    is_group = [isinstance(entry, Mapping) and "params" in entry for entry in params]
+    if any(is_group) and not all(is_group):
+        for i, entry in enumerate(params):
+            if not is_group[i] and _has_options(entry):
+                raise ValueError(
+                    f"params looks like a list of param groups, but entry {i} has no 'params'"
+                )
+    return all(is_group)
+
+
+def _has_options(entry: Any) -> bool:
+    """Whether a dict has options in it where a nesting of parameters would have arrays."""
+    return isinstance(entry, Mapping) and any(
+        key in _hyper.OPTIONS and not isinstance(value, np.ndarray | Mapping | list)
+        for key, value in entry.items()
     )
 
 
@@ -51,18 +72,20 @@ def added(
     specs, nests, slots = (old.specs, old.nests, list(old.slots)) if old else ([], [], [])
     if old and grouped and not old.grouped:
         slots = [slot._replace(suffix="[0]" + slot.suffix) for slot in slots]
-    n_old = len(slots)
+    n_old, taken = len(slots), {slot.key for slot in slots}
     new_groups: list[Group] = []
     for group in groups:
         if not isinstance(group, Mapping):
-            raise TypeError(f"a param group must be a dict, found {type(group).__name__}")
+            raise TypeError(f"a param group must be a dict, found {kind(group)}")
         if "params" not in group:
             raise ValueError("a param group needs a 'params' entry")
         number = len(specs)
+        _check_keys(rule, group, number)
         found: list[tuple[_tree.Path, Any]] = []
         specs.append(_tree.index(group["params"], found, len(slots)))
         nests.append(group["params"])
-        keys = _keys(group["params"], [path for path, _ in found], number, slots)
+        keys = _keys(group["params"], [path for path, _ in found], number, len(slots), taken)
+        taken.update(keys)
         for key, (path, array) in zip(keys, found, strict=True):
             suffix = _tree.label(f"[{number}]" if grouped else "", path)
             check_written("params" + suffix, array)
@@ -82,6 +105,21 @@ def added(
         for bare in slots[n_old:]
     ]
     return arranged(rule, specs, nests, slots, ema_decay, grouped), new_groups
+
+
+def _check_keys(rule: Rule, group: Mapping[str, Any], number: int) -> None:
+    """Check that a new group has no key but those of options, 'params', and a user's 'name'."""
+    known = ("params", *rule.options, "name")
+    for key in group:
+        if key not in known:
+            from difflib import get_close_matches  # which takes some time to import
+
+            near = get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ValueError(
+                f"param group {number} has the unknown key {key!r}{hint} Known are "
+                f"{', '.join(map(repr, known))}"
+            )
 
 
 def arranged(
@@ -112,11 +150,14 @@ def _with_new_state(rule: Rule, bare: Slot, options: Group, ema_decay: float | N
     return with_state(bare, zeros, None if ema_decay is None else bare.user)
 
 
-def _keys(nest: Any, paths: Sequence[_tree.Path], group: int, slots: Sequence[Slot]) -> list[Any]:
+def _keys(
+    nest: Any, paths: Sequence[_tree.Path], group: int, first: int, taken: Set[Any]
+) -> list[Any]:
     """The keys of a group's arrays: torch's indices, a flat dict's keys, or dotted paths.
 
-    Where earlier groups have one of them, too, all get a prefix with the group's number. If they
-    have one of those, a user could rename what has a name; for lists there is another prefix.
+    `first` is the index of the group's first array. Where one of the keys is `taken` by earlier
+    groups, all get a prefix with the group's number. If one of those is taken, too, a user could
+    rename what has a name; for lists there is another prefix.
     """
     own: list[Any]
     if any(len(path) > 1 for path in paths):
@@ -124,8 +165,7 @@ def _keys(nest: Any, paths: Sequence[_tree.Path], group: int, slots: Sequence[Sl
     elif isinstance(nest, Mapping):
         own = [path[0] for path in paths]
     else:
-        own = list(range(len(slots), len(slots) + len(paths)))
-    taken = {slot.key for slot in slots}
+        own = list(range(first, first + len(paths)))
     keys, prefix = own, f"{group}."
     if not taken.isdisjoint(own):
         keys = [f"{prefix}{key}" for key in own]
@@ -141,9 +181,9 @@ def _keys(nest: Any, paths: Sequence[_tree.Path], group: int, slots: Sequence[Sl
 
 def _first_twice(keys: Sequence[Any], taken: Set[Any]) -> int | None:
     """Where the first key is that is taken, or was there before."""
-    seen = set(taken)
+    seen = set()
     for i, key in enumerate(keys):
-        if key in seen:
+        if key in taken or key in seen:
             return i
         seen.add(key)
     return None

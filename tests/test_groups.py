@@ -41,6 +41,20 @@ class TestKeys:
         assert keys_of(opt)[:3] == ["0", "1.0", "group1.0"]
         assert keys_of(opt)[3:] == ["groupgroup1.0", "groupgroup1.1.0"]
 
+    def test_of_many_groups_are_compared_in_linear_time(self):
+        class Key(str):
+            def __hash__(self):
+                hashed.append(self)
+                return super().__hash__()
+
+        counts, hashed = [], []
+        for n in (50, 100):
+            groups = [{"params": {Key(f"w{i}"): np.ones(1)}} for i in range(n)]
+            hashed.clear()
+            fastadam.SGD(groups)
+            counts.append(len(hashed))
+        assert counts[1] == 2 * counts[0]
+
     def test_with_a_name_are_refused_as_ever(self):
         opt = fastadam.Adam({"w": np.ones(1), "1": {"w": np.ones(1)}})
         with pytest.raises(ValueError, match=r"same key '1\.w'; rename one"):
@@ -119,6 +133,36 @@ class TestOptions:
             opt.param_groups[0].update(group)
             opt.load_state_dict(opt.state_dict())
         assert p == 1
+
+    def test_that_no_rule_has(self):
+        w, v = np.ones(2), np.ones(2)
+        opt = fastadam.Adam(w)
+        for key, hint in (
+            ("lrr", r"; did you mean 'lr'\? Known are 'params', 'lr', 'betas', .*, 'name'$"),
+            ("momentum", ""),
+            ("something", r"\. Known are"),
+            (3, r"\. Known are"),
+        ):
+            match = f"param group 1 has the unknown key {key!r}{hint}"
+            with pytest.raises(ValueError, match=match):
+                opt.add_param_group({"params": v, key: 0.1})
+            with pytest.raises(ValueError, match=f"param group 0 has the unknown key {key!r}"):
+                fastadam.Adam([{"params": v, key: 0.1}])
+        assert len(opt.param_groups) == 1
+        opt.step(np.ones(2))
+
+    def test_names_and_what_comes_later(self):
+        """A user's name for a group, and keys that torch's schedulers and state dicts add."""
+        opt = fastadam.Adam([{"params": np.ones(2), "name": "head"}])
+        opt.param_groups[0]["initial_lr"] = 0.1
+        opt.step([np.ones(2)])
+        state = opt.state_dict()
+        state["param_groups"][0].update(foreach=None, fused=True, capturable=False)
+        other = fastadam.Adam([{"params": np.ones(2)}])
+        other.load_state_dict(state)
+        assert other.param_groups[0]["name"] == "head"
+        assert other.param_groups[0]["initial_lr"] == 0.1
+        other.step([np.ones(2)])
 
     def test_that_are_lists_stay_lists(self):
         opt = fastadam.SGD(np.ones(1))
