@@ -9,7 +9,7 @@ import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -18,6 +18,9 @@ Schedule: TypeAlias = Callable[[int], float]
 Group: TypeAlias = dict[str, Any]
 
 FLOAT32_MAX, FLOAT64_MAX = (float(np.finfo(dtype).max) for dtype in (np.float32, np.float64))
+#: What messages say of decay rates out of range.
+EXPECTED_DECAY = "expected a number from 0 to less than 1"
+ONE_IN_FLOAT32 = "1 in float32; expected at most 0.9999999"
 #: Types of numbers that never change.
 FIXED = {float, int, bool} | {
     kind for kind in np.sctypeDict.values() if issubclass(kind, np.floating | np.integer | np.bool_)
@@ -90,16 +93,19 @@ def checked(group: Mapping[str, Any], traits: Traits) -> Group:
     """
     missing = [key for key in traits.options if key not in group]
     if missing:
-        raise KeyError(f"a param group lacks {missing[0]!r}")
+        raise KeyError(f"a param group lacks {missing[0]!r}; put it back into the group")
     values = {key: OPTIONS[key](key, group[key], traits) for key in traits.options}
     for key in traits.lacking:
         if values[key]:
-            raise ValueError(f"{key} was switched on after the optimizer was made without it")
+            raise ValueError(
+                f"{key} was switched on after the optimizer was made without it; "
+                "make a new optimizer with it"
+            )
     for key, check in CONDITIONS.items():
         if key in values:
             check(values)
     if traits.float32 and np.float32(traits.ema_decay) == 1:
-        raise ValueError(f"Invalid ema_decay value: {traits.ema_decay} is 1 in float32")
+        raise ValueError(f"Invalid ema_decay value: {traits.ema_decay} is {ONE_IN_FLOAT32}")
     return values
 
 
@@ -137,16 +143,36 @@ def is_fixed(group: Mapping[str, Any], traits: Traits) -> bool:
     )
 
 
+def lr_option(key: str, value: Any, traits: Traits | None = None) -> float | Schedule:
+    """Check a learning rate as a user sets it: a number, or a function that gives one."""
+    if not callable(value):
+        return check_lr(value, traits)
+    if _makes_schedules(value):
+        name = value.__name__
+        raise TypeError(
+            f"lr is {name} itself, which makes learning rates and is none; call it, "
+            f"as in lr={name}(...)"
+        )
+    schedule: Schedule = value
+    return schedule
+
+
+def _makes_schedules(function: Callable[..., Any]) -> bool:
+    """Whether it was probably to be called first: a class, or a function of several arguments."""
+    if not isinstance(function, FunctionType):
+        return isinstance(function, type)
+    needed = function.__code__.co_argcount - len(function.__defaults__ or ())
+    return needed > 1 or function.__module__ == "fastadam.schedules"
+
+
 def check_lr(value: Any, traits: Traits | None = None, source: str = "") -> float:
     """Check a learning rate; `source` tells where it comes from if not from the user."""
-    if not _is_real(value):
-        raise TypeError(
-            "lr must be a real number or a function of the number of finished steps, "
-            f"found {type(value).__name__}{source}"
-        )
-    lr = _to_float(value)
+    lr = _number_in(value)
+    if lr is None:
+        function = "" if source else " or a function of the number of finished steps"
+        raise TypeError(f"lr must be a real number{function}, found {type(value).__name__}{source}")
     if not 0.0 <= lr < _largest(traits):
-        raise ValueError(f"Invalid learning rate: {lr}{source}")
+        raise ValueError(f"Invalid learning rate: {lr}{source}; {_expected(traits)}")
     return lr
 
 
@@ -165,7 +191,7 @@ def check_ema_decay(value: Any) -> float | None:
         return None
     decay = real("ema_decay", value)
     if not 0.0 <= decay < 1.0:
-        raise ValueError(f"Invalid ema_decay value: {decay}")
+        raise ValueError(f"Invalid ema_decay value: {decay}; {EXPECTED_DECAY}")
     return decay
 
 
@@ -176,7 +202,10 @@ def check_clip(max_grad_norm: Any, skip_nonfinite: Any) -> Clip:
         return Clip(math.inf, skip, skip)
     limit = real("max_grad_norm", max_grad_norm)
     if math.isnan(limit) or limit <= 0.0:
-        raise ValueError(f"Invalid max_grad_norm value: {limit}")
+        raise ValueError(
+            f"Invalid max_grad_norm value: {limit}; expected a number above 0, or None to leave "
+            "gradients as they are"
+        )
     return Clip(limit, skip, True)
 
 
@@ -185,12 +214,9 @@ def check_loss_scale(value: Any, traits: Sequence[Traits]) -> float:
     scale = real("loss_scale", value)
     largest = FLOAT32_MAX if any(t.float32 for t in traits) else FLOAT64_MAX
     if not 1 / largest <= scale <= largest:
-        raise ValueError(f"Invalid loss_scale: {scale}")
+        bounds = f"from {1 / largest:.4g} to {largest:.4g}"
+        raise ValueError(f"Invalid loss_scale: {scale}; expected a number {bounds}")
     return scale
-
-
-def _lr(key: str, value: Any, traits: Traits) -> float | Schedule:
-    return value if callable(value) else check_lr(value, traits)
 
 
 def _betas(key: str, value: Any, traits: Traits) -> tuple[float, float]:
@@ -204,9 +230,9 @@ def _betas(key: str, value: Any, traits: Traits) -> tuple[float, float]:
 def _beta(index: int, value: Any, traits: Traits) -> float:
     beta = real(f"betas[{index}]", value)
     if not 0.0 <= beta < 1.0:
-        raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+        raise ValueError(f"Invalid beta parameter at index {index}: {beta}; {EXPECTED_DECAY}")
     if traits.float32 and np.float32(beta) == 1:
-        raise ValueError(f"Invalid beta parameter at index {index}: {beta} is 1 in float32")
+        raise ValueError(f"Invalid beta parameter at index {index}: {beta} is {ONE_IN_FLOAT32}")
     return beta
 
 
@@ -214,7 +240,8 @@ def _number(key: str, value: Any, traits: Traits) -> float:
     """Not negative, as in torch.optim, and not infinite."""
     number = real(key, value)
     if not 0.0 <= number < _largest(traits):
-        raise ValueError(f"Invalid {'epsilon' if key == 'eps' else key} value: {number}")
+        name = "epsilon" if key == "eps" else key
+        raise ValueError(f"Invalid {name} value: {number}; {_expected(traits)}")
     return number
 
 
@@ -223,21 +250,29 @@ def _largest(traits: Traits | None) -> float:
     return FLOAT32_MAX if traits and traits.float32 else math.inf
 
 
-def _is_real(value: Any) -> bool:
-    if type(value) is float:
-        return True
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def _expected(traits: Traits | None) -> str:
+    """What messages say of numbers that must be in the range from 0 to `_largest`."""
+    if traits and traits.float32:
+        return f"expected a number from 0 to less than {FLOAT32_MAX:.4g}, float32's largest"
+    return "expected a finite number from 0 on"
 
 
 def real(name: str, value: Any) -> float:
-    if not _is_real(value):
+    """Check a real number."""
+    number = _number_in(value)
+    if number is None:
         raise TypeError(f"{name} must be a real number, found {type(value).__name__}")
-    return _to_float(value)
+    return number
 
 
-def _to_float(value: Any) -> float:
+def _number_in(value: Any) -> float | None:
+    """The real number that this is, or that an array without axes has in it; None for others."""
+    if type(value) is float:
+        return value
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # also JAX's and torch's
+        value = value.item()
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return None
     try:
         return float(value)
     except OverflowError:
@@ -258,7 +293,7 @@ def _check_nesterov(values: Group) -> None:
 
 #: All hyper-parameters: how each is checked, by itself, and becomes a plain number.
 OPTIONS: dict[str, Callable[[str, Any, Traits], Any]] = {
-    "lr": _lr,
+    "lr": lr_option,
     "betas": _betas,
     "eps": _number,
     "weight_decay": _number,

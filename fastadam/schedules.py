@@ -155,7 +155,8 @@ def exponential_decay(
     staircase : bool, optional
         Change at every `steps`-th step alone: round the exponent down.
     end : float, optional
-        Stop there: the least learning rate or, where `rate` is at least 1, the largest.
+        A learning rate to stop at: below 1 `rate` lowers it to no less than this, from 1 on
+        it raises it to no more.
 
     Returns
     -------
@@ -636,7 +637,8 @@ def _number(name: str, value: Any, *, positive: bool = False, below: float = mat
     number = _hyper.real(name, value)
     if not 0.0 <= number < below or (positive and number == 0.0):
         least = "above" if positive else "at least"
-        raise ValueError(f"{name} must be {least} 0 and below {below}, found {number}")
+        most = "finite" if below == math.inf else f"below {below}"
+        raise ValueError(f"{name} must be {least} 0 and {most}, found {number}")
     return number
 
 
@@ -644,7 +646,9 @@ def _count(name: str, value: Any, least: int = 1) -> int:
     try:
         count = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, found {type(value).__name__}") from None
+        is_whole = isinstance(value, float) and value.is_integer()
+        hint = f"; write int({value!r})" if is_whole else ""
+        raise TypeError(f"{name} must be an integer, found {type(value).__name__}{hint}") from None
     if count < least:
         raise ValueError(f"{name} must be at least {least}, found {count}")
     return count

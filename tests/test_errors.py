@@ -1,9 +1,12 @@
 """Errors come before anything is written and name what does not fit."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 
 import fastadam
+from fastadam import schedules
 
 NAN, INF = float("nan"), float("inf")
 
@@ -47,7 +50,7 @@ BAD_GRADIENTS = {
         ValueError,
         r"grads\['layers'\]: expected 2 entries, found 1",
     ),
-    "no nesting": (lambda g: g["W"], TypeError, "grads: expected a dict, found a ndarray"),
+    "no nesting": (lambda g: g["W"], TypeError, "grads: expected a dict, found an ndarray"),
     "None for a list": (
         lambda g: {**g, "layers": None},
         TypeError,
@@ -74,7 +77,10 @@ def test_gradients(case):
 
 
 BAD_VALUES = {
-    ("lr", -1.0): "Invalid learning rate: -1.0",
+    ("lr", -1.0): "Invalid learning rate: -1.0; expected a (finite )?number from 0 ",
+    ("lr", schedules.cosine_decay): r"lr is cosine_decay itself.*call it, as in lr=cosine_decay",
+    ("lr", schedules.constant): "lr is constant itself",
+    ("lr", schedules.ReduceOnPlateau): "lr is ReduceOnPlateau itself",
     ("lr", NAN): "Invalid learning rate: nan",
     ("lr", INF): "Invalid learning rate: inf",
     ("lr", "0.1"): "lr must be a real number or a function.*found str",
@@ -82,15 +88,16 @@ BAD_VALUES = {
     ("eps", -1e-8): "Invalid epsilon value: -1e-08",
     ("eps", NAN): "Invalid epsilon value: nan",
     ("eps", 1j): "eps must be a real number, found complex",
-    ("betas", (1.0, 0.9)): "Invalid beta parameter at index 0: 1.0",
+    ("betas", (1.0, 0.9)): "index 0: 1.0; expected a number from 0 to less than 1",
     ("betas", (0.9, -0.1)): "Invalid beta parameter at index 1: -0.1",
     ("betas", (NAN, 0.9)): "Invalid beta parameter at index 0: nan",
-    ("betas", (0.9, 1 - 1e-12)): "Invalid beta parameter at index 1: .* is 1 in float32",
+    ("betas", (0.9, 1 - 1e-12)): "index 1: .* is 1 in float32; expected at most 0.9999999",
     ("betas", 0.9): "betas must be two numbers, found 0.9",
     ("betas", (0.9, 0.99, 0.999)): "betas must be two numbers",
     ("weight_decay", -0.1): "Invalid weight_decay value: -0.1",
     ("weight_decay", NAN): "Invalid weight_decay value: nan",
-    ("lr", 1e39): r"Invalid learning rate: 1e\+39",  # infinite in float32
+    # These are infinite in float32.
+    ("lr", 1e39): r"Invalid learning rate: 1e\+39; .* less than 3\.403e\+38, float32's largest",
     ("lr", 10**400): "Invalid learning rate: inf",
     ("lr", True): "lr must be a real number",
     ("eps", 1e39): r"Invalid epsilon value: 1e\+39",
@@ -120,7 +127,30 @@ def test_hyper_parameters_of_an_edited_group(key, value):
     opt.step(grads)
 
 
-@pytest.mark.parametrize("value", [NAN, -1.0, "fast", None])
+@pytest.mark.parametrize("lr", [lambda n: 0.5, lambda n, steps=9: 0.5, lambda *counts: 0.5])
+def test_functions_of_one_number_are_schedules(lr):
+    w = np.zeros(2)
+    fastadam.SGD(w, lr=lr).step(np.ones(2))
+    assert w.tolist() == [-0.5, -0.5]
+
+
+@pytest.mark.parametrize("nest", [lambda x: x, lambda x: {"w": x}, lambda x: [x]])
+def test_none_in_place_of_all_gradients(nest):
+    """As a function gives that forgot to return them."""
+    w = np.ones(3)
+    opt = fastadam.SGD(nest(w))
+    opt.step(nest(np.ones(3)))
+    before = w.copy()
+    for use in (opt.step, opt.accumulate):
+        with pytest.raises(TypeError, match=r"grads is None; did .* forget to return"):
+            use(None)
+    assert (w == before).all()
+    assert opt.state_dict()["param_groups"][0]["finished_steps"] == 1
+    with pytest.raises(ValueError, match="accumulate"):
+        opt.step()  # nothing was
+
+
+@pytest.mark.parametrize("value", [NAN, -1.0, "fast", None, schedules.constant(1.0)])
 def test_a_schedule_that_returns_nonsense(value):
     params, opt, grads = make()
     before = snapshot(params, opt)
@@ -256,6 +286,13 @@ def test_amsgrad_switched_on_later():
         opt.step(np.ones(2))
 
 
+class OfAnother:
+    """An array of another library."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ones(2)
+
+
 def read_only():
     array = np.ones(3)
     array.flags.writeable = False
@@ -268,12 +305,40 @@ BAD_PARAMETERS = {
     "long double": (lambda: np.ones(2, np.longdouble), TypeError, "params.*float128|longdouble"),
     "objects": (lambda: np.ones(2, object), TypeError, "params.*object"),
     "byte order": (lambda: np.ones(2, ">f8"), TypeError, "params.*native byte order"),
-    "read-only": (lambda: [read_only()], ValueError, r"params\[0\] is read-only"),
+    "read-only": (lambda: [read_only()], ValueError, r"\[0\] is read-only.* copy, np\.array\(x\)"),
     "masked": (lambda: np.ma.ones(3), TypeError, "params is a masked array"),
     "number": (lambda: [np.ones(2), 3.0], TypeError, r"params\[1\] is a float"),
     "list of numbers": (lambda: [1.0, 2.0], TypeError, r"params\[0\] is a float.*ndarray"),
     "a string": (lambda: "weights", TypeError, "params is a str"),
-    "None": (lambda: None, TypeError, "params is a NoneType"),
+    "None": (lambda: None, TypeError, "params is None; expected a numpy.ndarray, or a dict, list"),
+    "a generator": (lambda: (x for x in [np.ones(2)]), TypeError, r"is a generator.*list\(x\)"),
+    "values of a dict": (lambda: {"w": np.ones(2)}.values(), TypeError, r"dict_values.*list\(x\)"),
+    "a deque": (
+        lambda: deque([np.ones(2)]),
+        TypeError,
+        r"params is a deque.*list\(x\) makes a list",
+    ),
+    "an integer": (lambda: {"b": 0}, TypeError, r"params\['b'\] is an int; expected"),
+    "a NumPy number": (
+        lambda: [np.float64(3)],
+        TypeError,
+        r"is a float64.*np\.array\(x\) makes one",
+    ),
+    "another library's": (
+        lambda: [OfAnother()],
+        TypeError,
+        r"is an OfAnother.*np\.array\(x\) makes",
+    ),
+    "a param group": (
+        lambda: {"params": np.ones(2), "lr": 0.1},
+        ValueError,
+        r"looks like a param group; put it into a list",
+    ),
+    "options without params": (
+        lambda: [{"params": np.ones(2)}, {"lr": 0.1}],
+        ValueError,
+        "looks like a list of param groups, but entry 1 has no 'params'",
+    ),
     "empty": (lambda: [], ValueError, "optimizer got an empty parameter list"),
     "empty dict": (lambda: {}, ValueError, "optimizer got an empty parameter list"),
     "broadcast": (
@@ -310,7 +375,7 @@ def test_parameters_that_share_memory():
 
 
 def test_groups():
-    with pytest.raises(TypeError, match="a param group must be a dict, found list"):
+    with pytest.raises(TypeError, match="a param group must be a dict, found a list"):
         fastadam.Adam(np.ones(2)).add_param_group([np.ones(2)])
     with pytest.raises(ValueError, match="'params'"):
         fastadam.Adam(np.ones(2)).add_param_group({"lr": 1.0})
@@ -384,6 +449,10 @@ class TestAdamStep:
             fastadam.adam_step(a[0], a[1], a[2], a[2], step=1)
         with pytest.raises(ValueError, match="exp_avg: expected a list or tuple of 2 arrays"):
             fastadam.adam_step(a[:2], a[2:], a[2:3], a[3:], step=1)
+        with pytest.raises(TypeError, match="grad is None; did the function"):
+            fastadam.adam_step(a[0], None, *a[2:], step=1)
+        with pytest.raises(TypeError, match=r"real number; .* give lr=schedule\(step - 1\)"):
+            fastadam.adam_step(*a, step=1, lr=schedules.constant(1.0))
         with pytest.raises(ValueError, match="max_exp_avg_sq is read-only"):
             fastadam.adam_step(*a, step=1, max_exp_avg_sq=read_only())
         assert all((x == 1).all() for x in a)

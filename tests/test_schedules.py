@@ -398,9 +398,9 @@ def bad(name):
     """Bad values of an argument, with the error and what it says."""
     if name in RATES + POSITIVE + BELOW_ONE:
         least = "above" if name in POSITIVE else "at least"
-        below = "1.0" if name in BELOW_ONE else "inf"
+        most = "below 1.0" if name in BELOW_ONE else "finite"
         for value in (-1.0, NAN, INF, -INF, *([0] if name in POSITIVE else [])):
-            found = f"{name} must be {least} 0 and below {below}, found {float(value)}"
+            found = f"{name} must be {least} 0 and {most}, found {float(value)}"
             yield value, ValueError, found
         yield "0.1", TypeError, f"{name} must be a real number, found str"
     elif name in COUNTS:
@@ -408,7 +408,8 @@ def bad(name):
         if name != "steps":  # after a warm-up it must be more
             yield least - 1, ValueError, f"{name} must be at least {least}, found {least - 1}"
         yield -5, ValueError, f"{name} must be at least \\d, found -5"
-        yield 2.0, TypeError, f"{name} must be an integer, found float"
+        yield 2.0, TypeError, f"{name} must be an integer, found float; write int\\(2.0\\)"
+        yield 2.5, TypeError, f"{name} must be an integer, found float"
     elif name in CHOICES:
         yield "other", ValueError, f"{name} must be '\\w+' or '\\w+', found 'other'"
 
@@ -467,3 +468,43 @@ def test_numpys_numbers_are_taken():
     schedule = linear(np.float32(0.5), np.array(0.25), np.int64(2))
     assert values(schedule, 3) == [0.5, 0.375, 0.25]
     assert {type(value) for value in values(schedule, 3)} == {float}
+
+
+def zeros_of_axes(number):
+    """What has the number in an array without axes, of this library and of others."""
+    yield np.array(number, np.float32)
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        yield torch.tensor(number, requires_grad=True)
+        yield torch.tensor(number, dtype=torch.bfloat16)
+    try:
+        from jax import numpy as jnp
+    except ImportError:
+        pass
+    else:
+        yield jnp.asarray(number)
+        yield jnp.asarray(number, jnp.bfloat16)
+
+
+def test_arrays_without_axes_are_numbers():
+    """As optax's schedules give them."""
+    for rate in zeros_of_axes(0.25):
+        for lr in (rate, lambda finished, rate=rate: rate):
+            w = np.zeros(2)
+            opt = fastadam.SGD(w, lr=lr)
+            for _ in range(2):
+                opt.step(np.ones(2))
+            assert w.tolist() == [-0.5, -0.5]
+            opt.param_groups[0]["weight_decay"] = rate * 0
+            opt.step(np.ones(2))
+            assert w.tolist() == [-0.75, -0.75]
+
+
+def test_other_arrays_are_none():
+    for bad in (np.array(True), np.array(1j), np.array("1"), np.ones(1)):
+        opt = fastadam.SGD(np.zeros(2), lr=lambda finished, bad=bad: bad)
+        with pytest.raises(TypeError, match=r"lr must be a real number, found .*function lr\(0\)"):
+            opt.step(np.ones(2))

@@ -84,13 +84,19 @@ def test_options_that_are_tensors_load(shape):
     assert {type(number) for number in (group["lr"], *group["betas"])} == {float}
 
 
+def test_tensors_have_optimizers_of_their_own():
+    for params in ([torch.ones(2)], list(torch.nn.Linear(1, 1).parameters())):
+        with pytest.raises(TypeError, match=r"\[0\] is a \w+; .* fastadam\.torch has"):
+            fastadam.Adam(params)
+
+
 @pytest.mark.parametrize("key", ["lr", "eps", "weight_decay"])
 def test_range_errors_have_torchs_wording(key):
     with pytest.raises(ValueError) as theirs:  # noqa: PT011
         torch.optim.Adam([torch.ones(2)], **{key: -1.0})
     with pytest.raises(ValueError) as ours:  # noqa: PT011
         fastadam.Adam(np.ones(2), **{key: -1.0})
-    assert str(ours.value) == str(theirs.value)
+    assert str(ours.value) == f"{theirs.value}; expected a finite number from 0 on"
 
 
 def test_float32_is_closer_to_the_paper_than_torch():
