@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fastadam._checks import kind
 from fastadam._types import Array
 
 #: A function of each backend that adds up rows, called as sum_rows(values, order, starts).
@@ -20,16 +21,23 @@ SumRows: TypeAlias = Callable[[Array, Array, Array], Array]
 class RowGrad:
     """The gradient of some rows of an array, in place of a dense gradient.
 
-    A step then changes those rows and their state alone, and its cost grows with their
-    number, not with the array's length (unless the parameter is a strided view, which is
-    copied whole). This is lazy Adam: the bias correction goes by the array's step count, and
-    the moments of the other rows do not decay.
+    This is *lazy* Adam, and its result is another one than that of the dense gradient that is
+    zero in all other rows. With a dense gradient every row is stepped each time: where the
+    gradient is zero, the moments decay, and what is left of them still moves the parameter.
+    With a RowGrad the rows that it does not name stay as they are, and so do their moments.
+    With ``lr=0.1``, for example, a row whose gradient is 1 and then, in the second step, 0 goes
+    from 0 to -0.1 and on to -0.167; it stays at -0.1 if the second RowGrad does not name it.
+    The bias correction goes by the array's step count, which is the same for all rows.
+
+    What it brings is speed: a step's cost grows with the number of rows that it names, not with
+    the array's length (unless the parameter is a strided view, which is copied whole).
 
     Parameters
     ----------
     rows : array_like of int, shape (n,)
         Indices along the parameter's first axis, of any integer dtype and in any
-        order. The values of a row that is named several times are added, in order.
+        order; negative ones are not counted from the end, but refused. The values of a row
+        that is named several times are added, in order.
     values : ndarray, shape (n, *param.shape[1:])
         The gradients of those rows, of the parameter's dtype.
 
@@ -40,12 +48,14 @@ class RowGrad:
         rows. A step raises them, and changes nothing, if a row is not in the parameter, if
         the shape or the dtype of `values` is not the parameter's, if the parameter is not in
         C order, or if a weight decay or an average of the parameters would change the other
-        rows.
+        rows. (The weight decay of `AdamW` is 0.01 unless you set it: put the table into a
+        param group with ``weight_decay=0``.)
 
     See Also
     --------
-    A two-dimensional ``scipy.sparse`` array or matrix may stand in place of a gradient, too.
-    Then only the elements that it stores, and their state, change.
+    A ``scipy.sparse`` array or matrix of the parameter's shape may stand in place of a gradient,
+    too, of a vector (``coo_array`` of shape ``(n,)``) as of a matrix. It is as lazy, element by
+    element: those that it does not store, and their state, stay as they are.
 
     References
     ----------
@@ -75,9 +85,12 @@ class RowGrad:
             )
         rows = rows.view(np.ndarray)
         if not isinstance(values, np.ndarray) or isinstance(values, np.ma.MaskedArray):
-            raise TypeError(f"values is a {type(values).__name__}; expected a numpy.ndarray")
+            raise TypeError(f"values is {kind(values)}; expected a numpy.ndarray")
         if values.ndim == 0 or len(values) != len(rows):
-            raise ValueError(f"values: shape {values.shape}, expected {len(rows)} rows as in rows")
+            raise ValueError(
+                f"values: shape {values.shape}, expected ({len(rows)}, ...), a row for each entry "
+                "of `rows`"
+            )
         self._rows: Array = rows.astype(np.int64) if not rows.size else rows
         self._values: Array = values.view(np.ndarray)
 
@@ -119,24 +132,26 @@ def read(label: str, grad: Any, param: Array, sum_rows: SumRows) -> Rows:
     `label` is what messages call the gradient. `param` is the array that the backend steps.
     """
     if not param.flags.c_contiguous:
-        raise ValueError(f"{label}: gradients of rows need a parameter in C order")
+        raise ValueError(
+            f"{label}: a RowGrad or a sparse array needs a parameter in C order; "
+            "make the parameter with np.ascontiguousarray(x)"
+        )
     elements = False
     if isinstance(grad, RowGrad):
         # Copied, since another thread may write to the user's array after it was checked.
         rows, values = grad.rows.copy(), grad.values
         if param.ndim == 0:
-            raise ValueError(f"{label}: an array without axes has no rows")
+            raise ValueError(f"{label}: an array without axes has no rows; give an ndarray")
     else:
         rows, values = _stored(label, grad, param)
         param, elements = param.reshape(-1), True
     expected = (len(rows), *param.shape[1:])
+    found = f"{label}: a sparse array's values have" if elements else f"{label}: values have"
     if values.shape != expected:
-        raise ValueError(f"{label}: values have the shape {values.shape}, expected {expected}")
+        raise ValueError(f"{found} the shape {values.shape}, expected {expected}")
     if values.dtype != param.dtype:
-        raise TypeError(f"{label}: values have the dtype {values.dtype}, expected {param.dtype}")
-    outside = (rows < 0) | (rows >= len(param))
-    if outside.any():
-        raise ValueError(f"{label}: row {rows[outside][0]} of a parameter that has {len(param)}")
+        raise TypeError(f"{found} the dtype {values.dtype}, expected {param.dtype}")
+    _check_range(label, "row", rows, len(param), "rows")
     rows = rows.astype(np.int64, copy=False)
     width = math.prod(param.shape[1:])
     values = np.require(values, requirements=["C", "A"]).reshape(len(rows), width)
@@ -160,18 +175,28 @@ def merged(rows: Array, values: Array, sum_rows: SumRows) -> tuple[Array, Array]
 
 def _stored(label: str, matrix: Any, param: Array) -> tuple[Array, Array]:
     """The indices of a sparse array's stored elements in the flat parameter, and their values."""
-    if matrix.shape != param.shape or param.ndim != 2:
+    if matrix.shape != param.shape:
         raise ValueError(
             f"{label}: a sparse array of shape {matrix.shape}, expected {param.shape} as the "
-            "parameter's, and two axes"
+            "parameter's"
         )
     try:
         stored = matrix.tocoo()
     except Exception as error:
         raise ValueError(f"{label}: a sparse array that is not sound: {error}") from error
-    row, column = (np.array(index, np.int64) for index in (stored.row, stored.col))
-    for index, length in zip((row, column), param.shape, strict=True):
-        outside = (index < 0) | (index >= length)
-        if outside.any():
-            raise ValueError(f"{label}: a sparse array's index {index[outside][0]} of {length}")
-    return row * param.shape[1] + column, np.asarray(stored.data)
+    places: Any = 0
+    for axis, length in enumerate(param.shape):
+        indices = np.array(stored.coords[axis], np.int64)
+        _check_range(label, f"a sparse array's index on axis {axis}:", indices, length, "elements")
+        places = places * length + indices
+    return places, np.asarray(stored.data)
+
+
+def _check_range(label: str, name: str, indices: Array, length: int, what: str) -> None:
+    """Check that indices are those of an axis of that length."""
+    outside = indices[(indices < 0) | (indices >= length)]
+    if outside.size:
+        found = f"{label}: {name} {outside[0]}"
+        if outside[0] < 0:
+            raise ValueError(f"{found} is negative; indices are not counted from the end")
+        raise ValueError(f"{found} is out of range for {length} {what}")
