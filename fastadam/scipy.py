@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastadam._hyper import Schedule
+from fastadam._hyper import Schedule, real
 from fastadam.family import Adam
 
 try:
@@ -22,7 +22,7 @@ __all__ = ["adam"]
 
 MESSAGES = {
     0: "No component of the projected gradient is larger than the tolerance.",
-    1: "Maximum number of iterations has been reached.",
+    1: "Maximum number of iterations has been reached; a larger maxiter or lr goes further.",
     2: "The function or its gradient became NaN or infinite.",
     99: "`callback` raised `StopIteration`.",
 }
@@ -41,7 +41,7 @@ def adam(
     *,
     tol: float | None = None,
     gtol: float = 1e-5,
-    maxiter: float = 1000,
+    maxiter: float | None = None,
     lr: float | Schedule = 1e-2,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
@@ -61,10 +61,11 @@ def adam(
         ``fun(x, *args)``, a number; in `minimize` with ``jac=True``, a pair of it and the
         gradient.
     x0 : array_like
-        Where to begin; it is copied. float32 stays float32.
+        Where to begin, real numbers; it is copied. float32 stays float32.
     args : tuple, optional
     jac : callable
-        ``jac(x, *args)``, the gradient, of the size of `x0`; in `minimize`, also True.
+        ``jac(x, *args)``, the gradient, of the size of `x0`; in `minimize`, also True. There
+        are no finite differences.
     hess, hessp
         Ignored.
     bounds : Bounds or sequence of (min, max), optional
@@ -77,7 +78,7 @@ def adam(
         End where no component of the projected gradient is larger; `tol` takes the place
         of `gtol`.
     maxiter : float, optional
-        Most steps.
+        The largest number of steps, 1000 if not given.
     lr, betas, eps, weight_decay, amsgrad, decoupled_weight_decay, epsilon_hat, max_grad_norm
         As in `fastadam.Adam`; lr may be a function of the number of finished steps.
     disp : bool, optional
@@ -94,12 +95,15 @@ def adam(
 
     Raises
     ------
-    ValueError
-        There is no gradient, there are constraints, the bounds or an option do not fit, or
-        `fun` or `jac` returned anything but as many real numbers as expected.
+    TypeError, ValueError
+        There is no gradient, there are constraints, `x0` is complex, the bounds or an option do
+        not fit, or `fun` or `jac` returned anything but as many real numbers as expected.
 
     Notes
     -----
+    A step moves no component by much more than lr, so where the start is far from the minimum,
+    lr and maxiter must be large enough for the way.
+
     If `fun` is noisy, its lowest value is mostly luck: better take the last x that the callback
     got.
 
@@ -118,17 +122,25 @@ def adam(
     (array([1., 1.]), True)
     """
     if not callable(jac):
-        raise ValueError("adam needs a gradient: jac=True, or a function")
+        raise ValueError(
+            "adam needs a gradient: jac=True, or a function, such as "
+            "lambda x: scipy.optimize.approx_fprime(x, fun) for finite differences"
+        )
     if len(constraints) if hasattr(constraints, "__len__") else constraints:
         raise ValueError("adam takes no constraints, only bounds")
-    if tol is not None:
-        gtol = tol
+    gtol = real("gtol", gtol) if tol is None else real("tol", tol)
+    maxiter = 1000.0 if maxiter is None else real("maxiter", maxiter)
     if not maxiter >= 0:
         raise ValueError(f"maxiter must be at least 0, found {maxiter}")
     if unknown:
         names = ", ".join(unknown)
         warnings.warn(f"Unknown solver options: {names}", OptimizeWarning, stacklevel=3)
     x = np.array(x0)
+    if x.dtype.kind == "c":
+        raise ValueError(
+            f"x0 has the dtype {x.dtype}, expected real numbers; "
+            "give real and imaginary parts as one real array"
+        )
     x = x.astype(np.float32 if x.dtype.type is np.float32 else np.float64)
     low, high = _bounds(bounds, x)
     np.clip(x, low, high, out=x)

@@ -269,7 +269,7 @@ def test_unknown_options():
 def test_what_it_does_not_take():
     for more, match in (
         ({"jac": None}, "needs a gradient"),
-        ({"jac": "2-point"}, "needs a gradient"),
+        ({"jac": "2-point"}, "needs a gradient.*approx_fprime"),
         ({"jac": rosen_der, "constraints": {"type": "eq", "fun": sum}}, "no constraints"),
         ({"jac": rosen_der, "constraints": LinearConstraint([[1, 1]])}, "no constraints"),
         ({"jac": rosen_der, "options": {"lr": -1.0}}, "Invalid learning rate"),
@@ -305,6 +305,24 @@ def test_basin_hopping():
         minimizer_kwargs={"method": adam, "jac": True, "options": OPTIONS},
     )  # fmt: skip
     assert result.fun < 1e-8
+
+
+def test_no_limit_given():
+    def path(**options):
+        return minimize(both, START, jac=True, method=adam, options={"lr": 1e-6, **options})
+
+    assert path().nit == path(maxiter=None).nit == 1000
+    assert "a larger maxiter or lr" in path().message
+
+
+def test_options_and_starts_of_a_wrong_kind():
+    for options in ({"maxiter": "100"}, {"gtol": None}):
+        with pytest.raises(TypeError, match=f"{next(iter(options))} must be a real number, found"):
+            minimize(both, START, jac=True, method=adam, options=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="x0 has the dtype complex128, expected real numbers"):
+            minimize(both, [1 + 1j, 2.0], jac=True, method=adam)
 
 
 def test_messages(capsys):
