@@ -83,7 +83,7 @@ typedef struct {
     enum fa_norm norm;
     double grad_norm;     /* of all gradients, divided by the loss scale */
     double max_grad_norm; /* infinity: do not clip */
-    int skip_nonfinite;   /* leave out a step whose norm is not finite */
+    int skip_nonfinite;   /* leave out a step whose norm or gradient is not finite */
     fa_constants *constants; /* room for fa_constants_size() bytes a job */
     double *sums; /* room for fa_blocks() of every job, if the norm is measured */
 } fa_batch;

@@ -55,6 +55,10 @@ enum { FA_COUPLED = 1 }; /* weight decay is added to the gradient */
 #define FA_FLAG(i) (2 << (i))
 #define FA_STATE(k) (1 << (k))
 
+/* Whether a float32 gradient of a finite norm becomes infinite when a step multiplies it by
+   clip / loss_scale. (A float64 one would have made the norm infinite.) */
+int fa_overflows(const fa_batch *batch, double clip);
+
 /* The constants of an array's next step, whose gradient is clipped by the factor `clip`. */
 void fa_next_constants(fa_constants *to, const fa_batch *batch, const fa_array *array, double clip);
 

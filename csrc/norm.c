@@ -79,3 +79,19 @@ double fa_grad_norm(const fa_batch *batch)
     }
     return sqrt(total) / batch->loss_scale;
 }
+
+int fa_overflows(const fa_batch *batch, double clip)
+{
+    /* No product is larger than this, but for its rounding. */
+    if (!(batch->grad_norm * clip > FLT_MAX / 2))
+        return 0;
+    const float factor = (float)(clip / batch->loss_scale);
+    for (int64_t i = 0; i < batch->n_jobs; i++) {
+        const fa_job *job = &batch->jobs[i];
+        const float *grad = job->grad;
+        for (int64_t j = 0; job->array->dtype == FA_FLOAT32 && j < job->size; j++)
+            if (!isfinite(grad[j] * factor))
+                return 1;
+    }
+    return 0;
+}

@@ -37,9 +37,10 @@ int fa_step(fa_batch *batch)
 {
     if (batch->norm == FA_MEASURED)
         batch->grad_norm = fa_grad_norm(batch);
-    if (batch->norm != FA_NO_NORM && batch->skip_nonfinite && !isfinite(batch->grad_norm))
-        return 0;
     const double clip = clip_of(batch);
+    if (batch->norm != FA_NO_NORM && batch->skip_nonfinite &&
+        (!isfinite(batch->grad_norm) || fa_overflows(batch, clip)))
+        return 0;
     int64_t count = 0;
     for (int64_t i = 0; i < batch->n_jobs; i++) {
         fa_job *job = &batch->jobs[i];

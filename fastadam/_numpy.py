@@ -120,6 +120,14 @@ def grad_norm(grads: Sequence[Array], loss_scale: float, wide: Array) -> float:
     return float(np.sqrt(squares)) / loss_scale
 
 
+def overflows(grads: Sequence[Array], norm: float, clip: float, loss_scale: float) -> bool:
+    """Whether a finite gradient becomes infinite in a step; the twin of fa_overflows."""
+    if not norm * clip > _hyper.FLOAT32_MAX / 2:
+        return False
+    factor = np.float32(clip / loss_scale)
+    return any(not np.isfinite(grad * factor).all() for grad in grads if grad.dtype == np.float32)
+
+
 def sum_rows(values: Array, order: Array, starts: Array) -> Array:
     """Sums of equal rows; see _rows.SumRows. The twin of csrc/merge_rows.c."""
     first = starts[:-1]
@@ -210,13 +218,16 @@ class Batch:
         if self._clip.measures:
             given = [vector for vector in vectors if vector is not None]
             self.grad_norm = grad_norm(given, loss_scale, self._wide)
-            if self._clip.skip_nonfinite and not math.isfinite(self.grad_norm):
-                self.skipped += 1
-                return
             if self._clip.max_grad_norm < math.inf:
                 clip = self._clip.max_grad_norm / (self.grad_norm + 1e-6)
             if clip > 1:
                 clip = 1.0
+            if self._clip.skip_nonfinite and (
+                not math.isfinite(self.grad_norm)
+                or overflows(given, self.grad_norm, clip, loss_scale)
+            ):
+                self.skipped += 1
+                return
         scalars: dict[tuple[Any, ...], Scalars] = {}
         for i, (vector, slot) in enumerate(zip(vectors, self.arrays.slots, strict=True)):
             if vector is None:

@@ -59,6 +59,39 @@ def test_a_norm_that_only_the_loss_scale_makes_overflow():
     assert opt.skipped_steps == 0
 
 
+@pytest.mark.parametrize("kind", ["array", "two", "complex", "rows"])
+def test_a_gradient_that_only_the_loss_scale_makes_infinite(kind):
+    """In float32; the norm is a double, and finite."""
+    w = np.ones((4, 2), np.complex64 if kind == "complex" else np.float32)
+    params = [np.ones(5000), w]
+    opt = fastadam.SGD(params, lr=1e-30, skip_nonfinite=True)
+    finite = np.zeros_like(w)
+    finite[2] = 3e37 * (1j if kind == "complex" else 1)
+    large = finite * w.dtype.type(10)
+    give = (lambda g: fastadam.RowGrad([1, 2], g[1:3])) if kind == "rows" else (lambda g: g)
+    for g, skipped in ((finite, 0), (large, 1), (-large, 2), (finite, 2)):
+        before, finished = w.copy(), opt.state_dict()["param_groups"][0]["finished_steps"]
+        opt.step([np.ones(5000) if kind == "two" else None, give(g)], loss_scale=0.1)
+        assert opt.grad_norm == pytest.approx(float(np.abs(g).max()) * 10 * 2**0.5, rel=1e-6)
+        assert opt.skipped_steps == skipped
+        after = opt.state_dict()["param_groups"][0]["finished_steps"]
+        assert (w == before).all() == (after == finished) == (g is not finite)
+        assert np.isfinite(w).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+def test_a_float32_norm_beyond_float32_is_no_infinity(scale):
+    """Neither a double's numbers, nor many large ones of float32, nor what clipping makes small."""
+    opt = fastadam.SGD([np.ones(1), np.ones(9000, np.float32)], skip_nonfinite=True)
+    opt.step([np.full(1, 1e200), np.full(9000, 3e37, np.float32)], loss_scale=scale)
+    assert opt.skipped_steps == 0
+    w = np.zeros(1, np.float32)
+    opt = fastadam.SGD(w, lr=1.0, skip_nonfinite=True, max_grad_norm=0.5)
+    opt.step(np.full(1, 3e38, np.float32), loss_scale=scale)
+    assert opt.skipped_steps == 0
+    assert w[0] == pytest.approx(-0.5)
+
+
 def test_zero_and_nothing():
     opt = fastadam.Adam([np.ones(3), np.ones(0)], max_grad_norm=1.0)
     opt.step([np.zeros(3), np.zeros(0)])
@@ -168,7 +201,7 @@ def test_without_skipping_a_nan_spreads_as_in_torch():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"max_grad_norm": 0.0}, "Invalid max_grad_norm value: 0.0"),
+        ({"max_grad_norm": 0.0}, "Invalid max_grad_norm value: 0.0; expected a number above 0"),
         ({"max_grad_norm": -1.0}, "Invalid max_grad_norm value: -1.0"),
         ({"max_grad_norm": math.nan}, "Invalid max_grad_norm value: nan"),
         ({"max_grad_norm": "1"}, "max_grad_norm must be a real number"),
