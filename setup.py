@@ -34,6 +34,7 @@ DTYPES = {"float32": "32", "float64": "64"}  # and their bits
 # its speed needs the other two, without which sqrt and the selects stay scalar.
 UNIX_FLAGS = [
     "-O3",
+    "-g0",  # Python's own flags ask for debug information; symbols stay, tests read them
     "-std=c11",
     "-fno-fast-math",
     "-ffp-contract=off",

@@ -58,3 +58,11 @@ def test_nothing_is_fused_but_in_roots_from_estimates(kernels):
         assert fused == a_root * len(re.findall(r"\bvrsqrt14p[sd]", code)), function
         seen.update(name for name in SETS if function.startswith(f"fa_adam_{name}_float"))
     assert seen == set(SETS)
+
+
+def test_there_is_no_debug_information(kernels):
+    from fastadam import _native
+
+    command = ["objdump", "--section-headers", _native.__file__]
+    sections = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "debug_info" not in sections
