@@ -19,7 +19,7 @@ import numpy as np
 
 import fastadam
 from fastadam._bench import rivals
-from fastadam._bench.cli import Work, cpu, make_arrays
+from fastadam._bench.cli import Work, cpu, in_words, make_arrays
 from fastadam._bench.timing import measure
 
 ROOT = Path(__file__).parent.parent
@@ -38,39 +38,39 @@ SHOWN = (
     "textbook NumPy",
     "in-place NumPy",
     "fastadam on NumPy",
-    "numba, parallel",
+    "numba parallel",
     *FROM_TORCH,
     "DeepSpeed",
     "scikit-learn",
     "thinc",
 )
-
-
-def set_threads(threads):
-    """For fastadam and for every rival that has threads of its own."""
-    if "deepspeed" in sys.modules:  # has no setting
-        sys.modules["threadpoolctl"].threadpool_limits(threads, user_api="openmp")
-    fastadam.set_num_threads(threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
-    if "numba" in sys.modules:
-        sys.modules["numba"].set_num_threads(threads)
+#: What the pictures' panels show beside fastadam and its streams.
+PANELS = {
+    "Python, NumPy, scikit-learn, thinc": (
+        "pure Python", "textbook NumPy", "in-place NumPy", "fastadam on NumPy", "scikit-learn",
+        "thinc",
+    ),
+    "numba, PyTorch, DeepSpeed": ("numba parallel", *FROM_TORCH, "DeepSpeed"),
+}  # fmt: skip
+HOW_TO_READ = (
+    "Behind fastadam's time in microseconds, each column says how many times as long another way "
+    "takes; a rival that is faster than fastadam is bold."
+)
+DETAILS = """\
+A row is one Adam step, of one array of so many elements or of a list of arrays (arrays x
+elements). "Streams only" is no rival: it reads and writes the memory of a step with one addition
+for each number written, which is as fast as memory allows; some percent more or less are chance.
+"Textbook" is algorithm 1 of the paper, one NumPy expression a line; "in-place" writes every
+operation into an array made before. A cell is empty where a rival does not take the dtype, or
+would take minutes or more memory than there is."""
 
 
 def installed(work, dtype):
     """Steps of fastadam and of the rivals that are here and not absurdly slow at this size."""
     makers = {"fastadam": rivals.ours, "streams only": rivals.streams, **rivals.RIVALS}
     elements = work.arrays * work.elements
-    params, grads = make_arrays(work, dtype)
-    steps, missing = {}, {}
-    for name, make in makers.items():
-        if elements > LIMITS.get(name, np.inf):
-            continue
-        try:
-            steps[name] = make([p.copy() for p in params], grads)
-        except ImportError as error:
-            missing[name] = str(error)
-    return steps, missing
+    swift = {name: make for name, make in makers.items() if elements <= LIMITS.get(name, np.inf)}
+    return rivals.make_steps(swift, *make_arrays(work, dtype))
 
 
 def figures(times):
@@ -85,7 +85,7 @@ def run_work(work, dtype, thread_counts, quick):
     rounds = (3 if large else 5) if quick else (7 if large else 15)
     result = {}
     for threads in thread_counts:
-        set_threads(threads)
+        rivals.set_threads(threads)
         times = measure(steps, rounds)
         result[threads] = {
             name: {**figures(t), "times fastadam's": float(np.median(t / times["fastadam"]))}
@@ -101,7 +101,7 @@ def run_clipped(thread_counts):
     steps = {name: make(*make_arrays(work, "float32")) for name, make in makers.items()}
     result = {}
     for threads in thread_counts:
-        set_threads(threads)
+        rivals.set_threads(threads)
         times = measure(steps, 7)
         ratio = float(np.median(times["torch"] / times["fastadam"]))
         result[threads] = {**{n: figures(t) for n, t in times.items()}, "ratio": ratio}
@@ -116,7 +116,7 @@ def table(results, dtype, threads):
     """A Markdown table: our time, then how many times it each rival takes."""
     names = [n for n in SHOWN if any(n in r["threads"][threads] for r in results)]
     lines = [
-        f"| {dtype}, {threads} thread{'s' * (threads > 1)} | fastadam, us | streams only | "
+        f"| {dtype}, {in_words(threads)} | fastadam, us | streams only | "
         + " | ".join(names) + " |",
         "|---|" + "---:|" * (len(names) + 2),
     ]  # fmt: skip
@@ -124,70 +124,86 @@ def table(results, dtype, threads):
         if r["dtype"] != dtype:
             continue
         row = r["threads"][threads]
-        cells = [
-            (f"**{x:.2f}**" if x < 1 else f"{x:.2f}" if x < 10 else f"{x:,.0f}")
-            if (x := row.get(name, {}).get("times fastadam's")) else ""
-            for name in ("streams only", *names)
-        ]  # fmt: skip
+        cells = [multiple(row.get(name), bold=name in SHOWN) for name in ("streams only", *names)]
         label = f"{r['elements']:,}" if r["arrays"] == 1 else f"{r['arrays']:,} x {r['elements']:,}"
         ours = microseconds(row["fastadam"]["seconds"])
         lines.append(f"| {label} | {ours} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def multiple(figures, bold):
+    """How many times fastadam's time a rival takes, bold if less than once."""
+    if figures is None:
+        return ""
+    x = figures["times fastadam's"]
+    text = f"{x:.2f}" if x < 10 else f"{x:,.0f}"
+    return f"**{text}**" if bold and x < 1 else text
+
+
 def write_tables(report):
     """All tables to docs/benchmarks.md, the first to the README."""
-    intro = report["machine"]
-    tables = [
-        table(report["results"], dtype, threads)
-        for threads in report["thread_counts"]
-        for dtype in ("float32", "float64")
-    ]
-    clipped = ", ".join(
-        f"{row['ratio']:.2f} times with {threads} thread{'s' * (threads > 1)}"
+    intro = f"{report['machine']} {HOW_TO_READ}"
+    clipped = " and ".join(
+        f"{row['ratio']:.2f} times as long with {in_words(threads)}"
         for threads, row in report["clipped"].items()
     )
     last = (
         "Clipping by the norm and AdamW on 16,777,216 float32: torch's `clip_grad_norm_` and "
-        f"fused AdamW take {clipped} as long."
+        f"fused AdamW take {clipped}."
     )
+    parts = ["# Benchmarks", "Written by bench/compare.py.", intro, DETAILS]
+    for threads in report["thread_counts"]:
+        parts += [
+            f"## {in_words(threads).capitalize()}",
+            f"![Nanoseconds per element by size, {in_words(threads)}](bench-{threads}.png)",
+            "Arrays of float32:",
+            table(report["results"], "float32", threads),
+            "Arrays of float64, which are twice the memory:",
+            table(report["results"], "float64", threads),
+        ]
+    parts += ["## With clipping", last]
     (ROOT / "docs").mkdir(exist_ok=True)
-    pictures = [f"![{t} threads](bench-{t}.png)" for t in report["thread_counts"]]
-    parts = ["# Benchmarks", "Written by bench/compare.py.", intro, *pictures, *tables, last]
     (ROOT / "docs" / "benchmarks.md").write_text("\n\n".join(parts) + "\n")
     readme = ROOT / "README.md"
     begin, end = "<!-- bench/compare.py writes this -->", "<!-- to here -->"
-    text = "\n\n".join([begin, intro, tables[0], last, end])
+    first = table(report["results"], "float32", report["thread_counts"][0])
+    text = "\n\n".join([begin, intro, first, last, end])
     old = readme.read_text()
     start, stop = old.index(begin), old.index(end) + len(end)
     readme.write_text(old[:start] + text + old[stop:])
 
 
 def draw(report):
+    """For each thread count a picture of two panels, so that lines can be told apart."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    results = [r for r in report["results"] if r["arrays"] == 1 and r["dtype"] == "float32"]
     for threads in report["thread_counts"]:
-        results = [r for r in report["results"] if r["arrays"] == 1 and r["dtype"] == "float32"]
-        figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-        for name in ("pure Python", *SHOWN, "streams only", "fastadam"):
-            points = [
-                (r["elements"], r["threads"][threads][name]["seconds"] / r["elements"] * 1e9)
-                for r in results
-                if name in r["threads"][threads]
-            ]
-            if points:
-                style = {"fastadam": "k-o", "streams only": "k:", "pure Python": "C0:"}.get(
-                    name, "-"
-                )
-                axes.loglog(*zip(*points, strict=True), style, label=name, alpha=0.8)
-        axes.set(
-            xlabel="elements of one float32 array", ylabel="ns an element",
-            title=f"One Adam step, {threads} thread{'s' * (threads > 1)}, {cpu()}",
-        )  # fmt: skip
-        axes.legend(fontsize=8)
+        figure, panels = plt.subplots(
+            1, 2, figsize=(12, 5), sharex=True, sharey=True, layout="constrained"
+        )
+        for axes, (title, names) in zip(panels, PANELS.items(), strict=True):
+            markers = iter("sD^vPX")
+            for name in ("fastadam", "streams only", *names):
+                points = [
+                    (r["elements"], r["threads"][threads][name]["seconds"] / r["elements"] * 1e9)
+                    for r in results
+                    if name in r["threads"][threads]
+                ]
+                if points:
+                    style = {"fastadam": "k-o", "streams only": "k:"}.get(name)
+                    axes.loglog(
+                        *zip(*points, strict=True), style or f"{next(markers)}-", label=name,
+                        linewidth=2 if style else 0.8, markersize=5, zorder=3 if style else 2,
+                    )  # fmt: skip
+            axes.set(title=title, xlabel="elements of one float32 array")
+            axes.grid(alpha=0.3)
+            axes.legend()
+        panels[0].set_ylabel("nanoseconds per element")
+        figure.suptitle(f"One Adam step, {in_words(threads)}, {report['cpu']}")
         figure.savefig(ROOT / "docs" / f"bench-{threads}.png", dpi=110)
         plt.close(figure)
 
@@ -200,8 +216,7 @@ def describe(thread_counts):
             versions.append(f"{name} {sys.modules[name].__version__}")
     return (
         f"{cpu()}, {max(thread_counts)} cores, {config['instruction_set']}; "
-        f"{platform.system()}, Python {platform.python_version()}, {', '.join(versions)}. "
-        "Figures beside fastadam's time are multiples of it; bold where fastadam loses."
+        f"{platform.system()}, Python {platform.python_version()}, {', '.join(versions)}."
     )
 
 
@@ -219,6 +234,7 @@ def main():
             print(f"{dtype} {work} ...", file=sys.stderr, flush=True)
             results.append(run_work(work, dtype, thread_counts, quick))
     report = {
+        "cpu": cpu(),
         "machine": describe(thread_counts),
         "thread_counts": thread_counts,
         "results": results,

@@ -11,9 +11,8 @@ import sys
 
 import numpy as np
 
-import fastadam
 from fastadam._bench import rivals
-from fastadam._bench.cli import Work, make_arrays
+from fastadam._bench.cli import Work, in_words, make_arrays
 from fastadam._bench.timing import measure, ratio
 
 SIZES = (10, 1_000, 65_536, 262_144, 1_048_576, 16_777_216, 67_108_864)
@@ -32,23 +31,12 @@ def makers(n):
 
 def main():
     threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-    fastadam.set_num_threads(threads)
-    try:
-        import torch
-
-        torch.set_num_threads(threads)
-    except ImportError:
-        print("torch is not installed")
     names = list(makers(1))
-    print(f"{threads} threads | elements | fastadam, us | " + " | ".join(names[1:]))
+    print(f"{in_words(threads)} | elements | fastadam, us | " + " | ".join(names[1:]))
     for dtype in ("float32", "float64"):
         for n in SIZES if dtype == "float32" else (*SIZES[:-1], SIZES[-1] // 2):
-            steps = {}
-            for name, make in makers(n).items():
-                try:
-                    steps[name] = make(*make_arrays(Work(1, n), dtype))
-                except ImportError:
-                    continue
+            steps, _ = rivals.make_steps(makers(n), *make_arrays(Work(1, n), dtype))
+            rivals.set_threads(threads)
             times = measure(steps, rounds=15 if n <= NUMPY_LIMIT else 9)
             multiples = [
                 f"{ratio(times, k, 'fastadam'):8.2f}" if k in times else "" for k in names[1:]

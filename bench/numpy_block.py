@@ -29,7 +29,7 @@ def main():
         for dtype in ("float32", "float64"):
             timed = {block: stepper(dtype, block) for block in (4096, 16384, 65536, 262144)}
             for block, times in measure(timed).items():
-                print(f"{dtype}, block {block:6}: {np.median(times) / N * 1e9:.2f} ns an element")
+                print(f"{dtype}, block {block:6}: {np.median(times) / N * 1e9:.2f} ns per element")
 
 
 if __name__ == "__main__":

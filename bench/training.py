@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import fastadam
+from fastadam._bench.cli import in_words
 from fastadam._bench.timing import measure, ratio
 
 
@@ -86,7 +87,7 @@ def main():
     part = 10 if parser.parse_args().quick else 1
     for threads in sorted({1, fastadam.get_num_threads()}):
         fastadam.set_num_threads(threads)
-        print(f"{threads} threads")
+        print(in_words(threads))
         rows(10_000_000 // part)
         average(16_777_216)
     checkpoint(100_000_000 // part)

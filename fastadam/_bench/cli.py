@@ -1,21 +1,22 @@
-"""`python -m fastadam bench`: a minute of measurements on the user's own machine."""
+"""`python -m fastadam bench`: some seconds of measurements on the user's own machine."""
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import fastadam
 from fastadam._bench import rivals
-from fastadam._bench.timing import Times, measure, ratio
+from fastadam._bench.timing import measure
 from fastadam._types import Array
 
-SHOWN = ("textbook NumPy", "torch fused", "numba, parallel", "scikit-learn", "thinc")
+SHOWN = ("textbook NumPy", "torch fused", "numba parallel", "scikit-learn", "thinc")
 
 
 class Work(NamedTuple):
@@ -43,21 +44,6 @@ def make_arrays(work: Work, dtype: str) -> tuple[list[Array], list[Array]]:
     return [np.ones_like(g) for g in grads], grads
 
 
-def compare(work: Work, dtype: str, names: tuple[str, ...], rounds: int) -> Times:
-    """Times of fastadam, of its streams and of the rivals that are installed."""
-    makers: dict[str, Callable[[list[Array], list[Array]], rivals.Step]] = {"fastadam": rivals.ours}
-    if fastadam.show_config(mode="dicts")["backend"] == "c":
-        makers["streams only"] = rivals.streams
-    makers |= {name: rivals.RIVALS[name] for name in names}
-    functions = {}
-    for name, make in makers.items():
-        try:
-            functions[name] = make(*make_arrays(work, dtype))
-        except ImportError:
-            continue
-    return measure(functions, rounds)
-
-
 def cpu() -> str:
     """The CPU's name."""
     info = Path("/proc/cpuinfo")
@@ -68,35 +54,56 @@ def cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def run(plot: str | None) -> int:
-    if plot:
-        import matplotlib  # noqa: F401  # before a minute has passed
+def in_words(threads: int) -> str:
+    """A number of threads with its noun."""
+    return f"{threads} thread{'s' * (threads > 1)}"
 
+
+def check_picture(path: str) -> None:
+    """Raise ValueError if a picture cannot be drawn there: before measuring, not after."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise ValueError(f"--plot needs matplotlib ({error}): pip install matplotlib") from error
+    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    if Path(path).suffix[1:].lower() not in formats:
+        raise ValueError(f"--plot {path}: the name must end in one of .{', .'.join(formats)}")
+    folder = Path(path).parent
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--plot {path}: there is no folder {folder} that can be written to")
+
+
+def run(picture: str | None, dtype: str = "float32", as_json: bool = False) -> int:
+    """Measure; print the figures, and draw them if a path for the picture is given."""
+    report = _measure(dtype)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print(report)
+    if picture:
+        _draw(report, picture)
+        if not as_json:
+            print(f"picture: {picture}")
+    return 0
+
+
+def _measure(dtype: str) -> dict[str, Any]:
+    """Medians of the times of fastadam, of its streams and of the rivals that are installed."""
     config = fastadam.show_config(mode="dicts")
-    print(
-        f"fastadam {config['version']}, {config['instruction_set'] or 'NumPy backend'}, "
-        f"{config['threads']} threads; {cpu()}; float32; microseconds a step, medians"
-    )
+    makers: dict[str, rivals.Maker] = {"fastadam": rivals.ours}
+    if config["backend"] == "c":
+        makers["streams only"] = rivals.streams
+    makers |= {name: rivals.RIVALS[name] for name in SHOWN}
     results = []
     for i, work in enumerate(WORK):
         _progress(i, len(WORK), f"{work}")
-        results.append(compare(work, "float32", SHOWN, rounds=9 if work.elements < 10**7 else 5))
+        steps, missing = rivals.make_steps(makers, *make_arrays(work, dtype))
+        rivals.set_threads(config["threads"])
+        times = measure(steps, rounds=9 if work.elements < 10**7 else 5)
+        seconds = {name: float(np.median(t)) for name, t in times.items()}
+        results.append({**work._asdict(), "seconds": seconds})
     _progress(len(WORK), len(WORK), "")
-
-    names = [name for name in ("fastadam", *SHOWN) if name in results[0]]
-    print(f"{'arrays':>18}", *(f"{name:>16}" for name in names), f"{'streaming limit':>16}")
-    for work, times in zip(WORK, results, strict=True):
-        cells = [f"{np.median(times[name]) * 1e6:,.1f}" for name in names]
-        share = f"{ratio(times, 'streams only', 'fastadam'):.0%}" if "streams only" in times else ""
-        print(f"{work!s:>18}", *(f"{cell:>16}" for cell in cells), f"{share:>16}")
-    print("streaming limit: the share reached of the speed at which the same memory can be moved")
-    missing = [name for name in SHOWN if name not in names]
-    if missing:
-        print("not installed:", ", ".join(missing))
-    if plot:
-        _draw(plot, results, names)
-        print(f"picture: {plot}")
-    return 0
+    return {"config": config, "cpu": cpu(), "dtype": dtype, "results": results, "missing": missing}
 
 
 def _progress(done: int, of: int, what: str) -> None:
@@ -106,28 +113,50 @@ def _progress(done: int, of: int, what: str) -> None:
         print(f"[{bar:30}] {what:20}", end=end, file=sys.stderr, flush=True)
 
 
-def _draw(path: str, results: list[Times], names: list[str]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    width = 0.8 / len(names)
-    for k, name in enumerate(names):
-        heights = [
-            np.median(times[name]) / (w.arrays * w.elements) * 1e9
-            for w, times in zip(WORK, results, strict=True)
-        ]
-        axes.bar(
-            np.arange(len(WORK)) + (k - (len(names) - 1) / 2) * width, heights, width, label=name
+def _print(report: dict[str, Any]) -> None:
+    config = report["config"]
+    print(
+        f"fastadam {config['version']}, {config['instruction_set'] or 'NumPy backend'}, "
+        f"{in_words(config['threads'])}; {report['cpu']}; {report['dtype']}; "
+        "microseconds per step, medians"
+    )
+    names = list(report["results"][0]["seconds"])
+    print(f"{'arrays x elements':>18}", *(f"{name:>16}" for name in names))
+    for result in report["results"]:
+        work = Work(result["arrays"], result["elements"])
+        cells = [f"{result['seconds'][name] * 1e6:,.1f}" for name in names]
+        print(f"{work!s:>18}", *(f"{cell:>16}" for cell in cells))
+    if "streams only" in names:
+        print(
+            "streams only: the memory that a step reads and writes, with next to no arithmetic. "
+            "A step that\ntakes as long is as fast as memory lets it be; differences of some "
+            "percent are chance."
         )
+    for name, reason in report["missing"].items():
+        print(f"not measured: {name} ({reason})")
+
+
+def _draw(report: dict[str, Any], path: str) -> None:
+    from matplotlib.figure import Figure
+
+    results = report["results"]
+    names = list(results[0]["seconds"])
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    markers = iter("sD^vP")
+    for k, name in enumerate(names):
+        places = np.arange(len(results)) + (k - (len(names) - 1) / 2) * 0.1
+        heights = [r["seconds"][name] / (r["arrays"] * r["elements"]) * 1e9 for r in results]
+        style = {"fastadam": "ko", "streams only": "k_"}.get(name) or next(markers)
+        axes.plot(places, heights, style, linestyle="none", label=name)
     axes.set_yscale("log")
-    axes.set_xticks(range(len(WORK)), [str(work) for work in WORK])
+    axes.grid(axis="y", alpha=0.4)
+    works = [str(Work(r["arrays"], r["elements"])) for r in results]
+    axes.set_xticks(range(len(works)), works)
     axes.set(
-        xlabel="arrays x elements, float32",
-        ylabel="ns an element",
-        title=f"An Adam step, {cpu()}, {fastadam.get_num_threads()} threads",
+        xlabel=f"arrays x elements, {report['dtype']}",
+        ylabel="nanoseconds per element",
+        title=f"An Adam step, {report['cpu']}, {in_words(report['config']['threads'])}",
     )
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -7,7 +7,8 @@ A rival raises ImportError where its package is missing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from fastadam import _backend
 from fastadam._types import Array
 
 Step = Callable[[], Any]
+Maker = Callable[[list[Array], list[Array]], Step]
 LR, B1, B2, EPS = 1e-3, 0.9, 0.999, 1e-8
 
 
@@ -198,12 +200,12 @@ def deepspeed_adam(params: list[Array], grads: list[Array]) -> Step:
 
 
 #: Everything that fastadam is compared with, slowest kind first.
-RIVALS: dict[str, Callable[[list[Array], list[Array]], Step]] = {
+RIVALS: dict[str, Maker] = {
     "pure Python": pure_python,
     "textbook NumPy": textbook,
     "in-place NumPy": in_place,
     "fastadam on NumPy": stand_in,
-    "numba, parallel": numba_parallel,
+    "numba parallel": numba_parallel,
     "torch loop": partial(torch_adam, foreach=False),
     "torch foreach": partial(torch_adam, foreach=True),
     "torch fused": partial(torch_adam, fused=True),
@@ -211,3 +213,28 @@ RIVALS: dict[str, Callable[[list[Array], list[Array]], Step]] = {
     "thinc": thinc_adam,
     "DeepSpeed": deepspeed_adam,
 }
+
+
+def make_steps(
+    makers: Mapping[str, Maker], params: list[Array], grads: list[Array]
+) -> tuple[dict[str, Step], dict[str, str]]:
+    """The steps of those that can do one here, and why the others cannot."""
+    steps, missing = {}, {}
+    for name, make in makers.items():
+        try:
+            steps[name] = make([p.copy() for p in params], grads)
+        except ImportError as error:
+            missing[name] = str(error)
+    return steps, missing
+
+
+def set_threads(threads: int) -> None:
+    """For fastadam and for every imported rival that has threads of its own."""
+    if "deepspeed" in sys.modules:  # has no setting
+        sys.modules["threadpoolctl"].threadpool_limits(threads, user_api="openmp")
+    fastadam.set_num_threads(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    if "numba" in sys.modules:  # raises an error for more than it has
+        numba = sys.modules["numba"]
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
