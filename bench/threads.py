@@ -1,5 +1,6 @@
-"""From how many elements on threads pay: where they still spin from the last step, and where
-they sleep, as they do when a training loop did something else for 20 ms.
+"""From how many elements on threads pay: straight after another step, when its threads may
+still be spinning (waiting in a loop for work), and after the training loop did something else
+for 20 ms, when they are asleep and must be woken.
 
 python bench/threads.py
 """
@@ -39,11 +40,16 @@ def ratio(n, dtype, most, pause, rounds):
 
 def main():
     most = fastadam.get_num_threads()
-    print(f"time of 1 thread / time of {most} threads | elements | spinning | asleep")
+    print(
+        f"How many times as long a step takes with 1 thread as with {most}: above 1, threads pay.\n"
+        "Straight after another step its threads may still be spinning (waiting in a loop for\n"
+        "work); after 20 ms of something else they are asleep and must be woken.\n\n"
+        "dtype   |     elements | after a step | after 20 ms"
+    )
     for dtype in ("float32", "float64"):
         for n in (65_536, 131_072, 262_144, 524_288, 1_048_576, 16_777_216):
             spinning, asleep = ratio(n, dtype, most, 0, 200), ratio(n, dtype, most, 0.02, 40)
-            print(f"{dtype} | {n:>12,} | {spinning:.2f} | {asleep:.2f}", flush=True)
+            print(f"{dtype} | {n:>12,} | {spinning:12.2f} | {asleep:11.2f}", flush=True)
 
 
 if __name__ == "__main__":
