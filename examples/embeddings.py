@@ -4,9 +4,9 @@
 
 Skip-gram with negative sampling (Mikolov et al., arXiv:1310.4546) on the language reference
 in pydoc_data and the docstrings of the standard library. A batch has gradients for a few
-hundred of the table's rows; fastadam.RowGrad hands over these alone. Prints neighbours of some
-words and what a step costs with RowGrad and with the same gradient as a dense array; draws
-the most frequent words to embeddings.png.
+hundred of the table's rows; fastadam.RowGrad hands over these alone, and only they move. Prints
+neighbours of some words and what a step costs with RowGrad and with the same gradient as an
+array that has all rows; draws the most frequent words to embeddings.png.
 """
 
 import argparse
@@ -85,8 +85,9 @@ def row_gradients(tables, words, near, far):
 def batches(text, counts, rng):
     """Words, words near them, and words drawn at random, epoch after epoch."""
     negative = np.cumsum(counts**0.75)
-    for _ in range(EPOCHS):
+    for epoch in range(EPOCHS):
         pairs = near_pairs(text, counts / counts.sum(), rng)
+        print(f"epoch {epoch + 1} of {EPOCHS}: {pairs.shape[1]:,} pairs of words", flush=True)
         for start in range(0, pairs.shape[1], BATCH):
             words, near = pairs[:, start : start + BATCH]
             yield words, near, np.searchsorted(negative, negative[-1] * rng.random(NEGATIVES))
@@ -121,8 +122,9 @@ def microseconds_a_step(optimizer, gradient, repeats=51):
 
 def compare_steps(gradient, sizes):
     """Print what a step of tables of these sizes costs, with the same gradient in both forms."""
-    touched = len(np.unique(gradient.rows))
-    print(f"{'rows of the table':>17} {'touched':>8} {'RowGrad':>9} {'dense gradient':>15}")
+    ways = f"a RowGrad of {len(np.unique(gradient.rows))} rows", "an array of all rows"
+    print("Time of a step with the last batch's gradient, handed over as")
+    print(f"{'':4}{'rows of the table':17}", *(f"{way:>24}" for way in ways))
     for size in sizes:
         table = np.zeros((size, DIMENSION), np.float32)
         dense = np.zeros_like(table)
@@ -130,7 +132,7 @@ def compare_steps(gradient, sizes):
         optimizer = fastadam.Adam(table)
         of_rows = microseconds_a_step(optimizer, gradient)
         of_all = microseconds_a_step(optimizer, dense)
-        print(f"{size:17,} {touched / size:8.2%} {of_rows:6.0f} us {of_all:12.0f} us")
+        print(f"    {size:17,} {of_rows:21,.0f} us {of_all:21,.0f} us")
 
 
 def draw(vocabulary, vectors, path, count=150):
