@@ -103,7 +103,7 @@ def print_table(title, results):
 
 
 def draw(by_optimizer, by_schedule, path):
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(18, 5), layout="constrained")
     epochs = np.arange(1, EPOCHS + 1)
     for panel in (left, middle, right):
         panel.set_prop_cycle(
@@ -114,12 +114,17 @@ def draw(by_optimizer, by_schedule, path):
         for name, (_, losses, _) in results.items():
             panel.semilogy(epochs, losses, label=name)
         panel.set(xlabel="epoch", ylabel="training loss")
-        panel.legend(fontsize="small", ncols=2)
-    for rates, _, _ in by_schedule.values():
-        right.plot(epochs, rates)
+    for name, (rates, _, _) in by_schedule.items():
+        right.plot(epochs, rates, label=name)
+    for panel in (left, middle, right):
+        highest_first = sorted(panel.get_lines(), key=lambda line: -line.get_ydata()[-1])
+        panel.legend(
+            handles=highest_first, loc="center left", bbox_to_anchor=(1, 0.5),
+            fontsize="small", handlelength=3, title="order of the last epoch",
+        )  # fmt: skip
     left.set_title("Optimizers, each at a constant learning rate")
     middle.set_title(f"Adam with schedules of at most {PEAK}")
-    right.set_title("These schedules (lines as in the middle)")
+    right.set_title("These schedules")
     right.set(xlabel="epoch", ylabel="learning rate of the epoch's first step")
     figure.savefig(path, dpi=120)
 

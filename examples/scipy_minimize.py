@@ -21,7 +21,7 @@ from fastadam import schedules
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 START = [-1.5, 2.0]
 DECAY = 1e-4  # of the regression's weights, so that there is one best point
@@ -89,8 +89,8 @@ def regression(loss, size, n_images, noisy):
 
 
 def draw_rosenbrock(axes, paths):
-    x, y = np.meshgrid(np.linspace(-2, 1.6, 200), np.linspace(-0.7, 2.8, 200))
-    axes.contour(x, y, rosen(np.stack([x, y])), np.logspace(-1, 3, 9), colors="0.8")
+    x, y = np.meshgrid(np.linspace(-2, 1.4, 400), np.linspace(-0.9, 2.6, 400))
+    axes.contour(x, y, rosen(np.stack([x, y])), np.logspace(0, 3, 7), colors="0.8")
     for (name, path), style in zip(paths.items(), ("o-", "-"), strict=True):
         axes.plot(*path.T, style, markersize=3, label=f"{name}, {len(path) - 1:,} iterations")
     axes.plot(1, 1, "k*", markersize=10)
@@ -102,7 +102,10 @@ def draw_curves(axes, curves, title):
     for (name, curve), style in zip(curves.items(), ("o-", "-"), strict=True):
         axes.loglog(*curve.T, style, markersize=3, label=name)
     axes.set(title=title, xlabel="passes over the images", ylabel="loss over all images")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     axes.legend()
 
 
