@@ -116,18 +116,23 @@ def using(choice: str) -> Iterator[None]:
         select(before)
 
 
+def refused(message: str) -> ImportError:
+    """An error of the environment. Being named, `python -m fastadam` says it in one line."""
+    return ImportError(message, name="fastadam")
+
+
 def _choose() -> None:
     backend = os.environ.get("FASTADAM_BACKEND", "")
     if backend not in ("", "c", "numpy"):
-        raise ImportError(f"FASTADAM_BACKEND={backend}: expected c or numpy")
+        raise refused(f"FASTADAM_BACKEND={backend}: expected c or numpy")
     if backend == "c" and _native is None:
-        raise ImportError(f"FASTADAM_BACKEND=c: fastadam cannot use its C kernels: {_missing}")
+        raise refused(f"FASTADAM_BACKEND=c: fastadam cannot use its C kernels: {_missing}")
     wanted = os.environ.get("FASTADAM_ISA", "")
     if wanted and wanted not in available[:-1]:
         if _missing:
-            raise ImportError(f"FASTADAM_ISA={wanted}: fastadam has no C kernels: {_missing}")
+            raise refused(f"FASTADAM_ISA={wanted}: fastadam has no C kernels: {_missing}")
         found = ", ".join(available[:-1])
-        raise ImportError(f"FASTADAM_ISA={wanted}: not available; this CPU and build have {found}")
+        raise refused(f"FASTADAM_ISA={wanted}: not available; this CPU and build have {found}")
     select("numpy" if backend == "numpy" else wanted or available[0])
 
 

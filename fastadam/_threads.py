@@ -104,7 +104,9 @@ def _begin() -> None:
     try:
         set_num_threads(int(text))
     except ValueError:
-        raise ImportError(f"FASTADAM_NUM_THREADS={text}: expected a positive integer") from None
+        raise _backend.refused(
+            f"FASTADAM_NUM_THREADS={text}: expected a positive integer"
+        ) from None
 
 
 _begin()

@@ -1,7 +1,9 @@
 """`python -m fastadam`: its options, alone and together; the benchmark on small work."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -55,6 +57,19 @@ def test_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"fastadam {fastadam.__version__}\n"
+
+
+@pytest.mark.parametrize("variable", ["BACKEND", "ISA", "NUM_THREADS"])
+@pytest.mark.parametrize("command", [[], ["bench"]])
+def test_a_bad_variable_is_said_in_one_line(variable, command):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("FASTADAM_")}
+    result = subprocess.run(
+        [sys.executable, "-P", "-m", "fastadam", *command],
+        env={**clean, f"FASTADAM_{variable}": "bad"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert f"FASTADAM_{variable}=bad: " in line
 
 
 def test_what_is_installed(backend, capsys):

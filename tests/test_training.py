@@ -362,7 +362,7 @@ class TestFoundInReview:
 
         table = np.ones((3, 1))
         opt = fastadam.SGD(table, lr=lr, weight_decay=0.5)
-        with pytest.raises(ValueError, match=r"weight_decay is 0\.5"):
+        with pytest.raises(ValueError, match=r"weight_decay=0\.5"):
             opt.step(RowGrad([1], np.zeros((1, 1))))
         assert (table == 1).all()
 
@@ -401,5 +401,5 @@ class TestFoundInReview:
         sparse = pytest.importorskip("scipy.sparse")
         grad = sparse.coo_array(([1.0], ([1], [1])), shape=(3, 4))
         grad.col[0] = -1
-        with pytest.raises(ValueError, match="grads: a sparse array's index -1 of 4"):
+        with pytest.raises(ValueError, match="grads: a sparse array's index on axis 1: -1 is negative"):
             fastadam.SGD(np.zeros((3, 4))).step(grad)
