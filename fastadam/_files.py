@@ -63,6 +63,11 @@ DTYPES = ("<f4", "<f8", "<c8", "<c16")
 # Checksums would be slower than the file if one thread computed them: a cached file is read at
 # 6 GB/s, and CRC-32 runs at 3.5 GB/s in each thread (SHA-256, in hardware, at 1.5, BLAKE2b at 0.6).
 THREADS = 4
+#: Endings that promise another format.
+FOREIGN = {
+    ".csv", ".h5", ".hdf5", ".json", ".keras", ".mat", ".msgpack", ".npy", ".npz", ".onnx",
+    ".parquet", ".pickle", ".pkl", ".pt", ".pth", ".txt", ".yaml", ".zip",
+}  # fmt: skip
 DAMAGED = "damaged (checksum differs)"
 ABSENT = object()  # what `expect` is given in place of a value that is not there
 # What messages call the types of values that come from JSON.
@@ -102,11 +107,17 @@ def write(path: Path, header: dict[str, Any], arrays: Mapping[str, Array]) -> No
     OSError
         The file cannot be written.
     TypeError, ValueError
-        JSON cannot hold the header, or the file the arrays.
+        JSON cannot hold the header, or the file the arrays, or the name promises another format.
     ImportError
         The safetensors library is not there.
     """
     path = os.fsdecode(path)
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in FOREIGN:
+        raise ValueError(
+            f"{path}: what reads {suffix} files could not read a checkpoint; use another ending, "
+            "such as .ckpt, or .safetensors for a file of that format"
+        )
     text = _describe(header, arrays)
     if path.endswith(".safetensors"):
         _write_safetensors(path, text, arrays)
@@ -289,20 +300,25 @@ def _stream(
     """Read or write arrays step by step, while threads compute the checksums it returns.
 
     A file descriptor that is `written` is synced meanwhile, too: 800 MB then take 0.7 s and
-    not 1.0 s.
+    not 1.0 s. The last block's is computed here, so that small files start no threads: CPython
+    may hang at its exit if Ctrl-C interrupted the start of one.
     """
     sums: list[Future[int]] = []
     syncs: list[Future[None]] = []
+    last: list[memoryview] = []
     with ThreadPoolExecutor(THREADS) as pool:
         for i, block in enumerate(_blocks(arrays)):
+            if last:
+                sums.append(_submit(pool, _checksum, last))
+            last = block
             for piece in block:
                 step(piece)
-            sums.append(_submit(pool, _checksum, block))
             if written is not None and i % 16 == 15 and all(sync.done() for sync in syncs):
                 syncs.append(_submit(pool, os.fsync, written))
         for sync in syncs:
             sync.result()
-        return struct.pack(f"<{len(sums)}I", *(future.result() for future in sums))
+        found = [future.result() for future in sums] + ([_checksum(last)] if last else [])
+        return struct.pack(f"<{len(found)}I", *found)
 
 
 def _submit(
@@ -353,7 +369,10 @@ def _replacing(path: str) -> Iterator[str]:
     temporary = os.path.join(directory, f".fastadam-{secrets.token_hex(8)}.tmp")
     mode = _mode(target)
     try:
-        open(temporary, "xb").close()
+        try:
+            open(temporary, "xb").close()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
         if mode is not None:
             os.chmod(temporary, mode)
         yield temporary

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+import operator
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fastadam import _hyper, _tree
 from fastadam._arrays import Arrays, Written
-from fastadam._checks import check_separate, check_written, kind
+from fastadam._checks import check_array, check_separate, check_written, kind
 from fastadam._hyper import Group
 from fastadam._rules import Rule
 from fastadam._slots import Slot, slot, with_state
+from fastadam._types import Array
 
 
 def are_groups(params: Any) -> bool:
@@ -142,6 +145,25 @@ def arranged(
         ema_decay=ema_decay,
         nest=list(nests) if grouped else nests[0],
     )
+
+
+def checked_params(arrays: Arrays) -> list[Array]:
+    """Views of the parameters, once it is checked that these are where they were."""
+    arrays.check_nest()
+    for i in range(len(arrays.slots)):
+        arrays.check_param(i)
+    return [slot.view for slot in arrays.slots]
+
+
+def param_changes(arrays: Arrays, values: Sequence[Array]) -> list[Callable[[], object]]:
+    """The calls of C that give the parameters values, which are checked."""
+    pairs = zip(checked_params(arrays), arrays.slots, values, strict=True)
+    return [
+        partial(
+            operator.setitem, view, ..., check_array("the saved params" + slot.suffix, value, view)
+        )
+        for view, slot, value in pairs
+    ]
 
 
 def _with_new_state(rule: Rule, bare: Slot, options: Group, ema_decay: float | None) -> Slot:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, ClassVar
 
-from fastadam import _backend, _checkpoint, _files, _groups, _hyper, _tree
+from fastadam import _backend, _checkpoint, _files, _generators, _groups, _hyper, _tree
 from fastadam._accumulate import ACCUMULATED, Sums
 from fastadam._arrays import Counts
 from fastadam._average import Averaged, copies_of_averages
@@ -20,7 +20,7 @@ from fastadam._quiet import quietly
 from fastadam._rules import Rule
 from fastadam._slots import slot, with_state
 from fastadam._state import copied, read_state, write_state
-from fastadam._types import GradTree
+from fastadam._types import Array, GradTree
 
 _REMADE = ("_backend", "_lock", "_batch")
 _ATTRIBUTES = {
@@ -414,10 +414,16 @@ class Optimizer:
         with self._lock.hold():
             self._load(state_dict)
 
-    def _load(self, state_dict: Mapping[str, Any], adopt: bool = False) -> None:
+    def _load(
+        self,
+        state_dict: Mapping[str, Any],
+        adopt: bool = False,
+        changes: Sequence[Callable[[], object]] = (),
+    ) -> None:
         """What `load_state_dict` does, for who holds the lock.
 
         With `adopt` the dict's arrays are taken over, where they can be, and not copied.
+        `changes` are calls of C that belong to it.
         """
         old = self._held_batch().arrays
         loaded = read_state(old, state_dict, self.param_groups, self._fixed, adopt)
@@ -426,17 +432,27 @@ class Optimizer:
         )
         batch = self._backend.Batch(arrays, loaded.counts, self._lock, self._clip)
         groups = zip(self.param_groups, loaded.groups, strict=True)
-        self._replace(batch, [partial(dict.update, group, new) for group, new in groups])
+        updates = [partial(dict.update, group, new) for group, new in groups]
+        self._replace(batch, [*changes, *updates])
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write state, step counts and options to a file.
+    def save(self, path: str | os.PathLike[str], *, params: bool = False, rng: Any = None) -> None:
+        """Write a checkpoint: one file, which replaces an older one as a whole or not at all.
+
+        It has the state, the step counts and the options, and whatever a
+        `schedules.ReduceOnPlateau` remembers. With the parameters and the random generators it
+        is all that is needed to go on training as if nothing had been in between.
 
         Parameters
         ----------
         path : str or path-like
             A file in fastadam's own format, or, if the name ends in ``.safetensors``, in
-            that one. A file that is there is replaced at the end, in one go: whatever
-            happens before, it stays whole.
+            that one, with arrays named as the parameters: ``layers.0.W``,
+            ``layers.0.W.exp_avg``. Endings that promise another format, such as ``.npz``,
+            are refused.
+        params : bool, optional
+            Whether the parameters are saved, too.
+        rng : numpy.random.Generator or RandomState, or list of them, optional
+            Random generators whose states are saved, too.
 
         Raises
         ------
@@ -444,13 +460,17 @@ class Optimizer:
             The file could not be written.
         TypeError
             A parameter has a key, or a param group a value, that JSON has no form for.
+        ValueError
+            The name promises another format, or a parameter cannot be saved since it was
+            replaced or resized.
         ImportError
             The name ends in ``.safetensors``, and that package is not installed.
 
         Notes
         -----
-        The parameters are not in it, nor are learning-rate functions, nor gradients from
-        `accumulate`. What the bytes of a file mean is written at the head of
+        Not in the file are functions for learning rates (but for what a ReduceOnPlateau
+        remembers), gradients from `accumulate`, and all that the optimizer does not know of, such
+        as a model's other numbers. What the bytes of a file mean is written at the head of
         ``fastadam/_files.py``, and what its header holds at the head of
         ``fastadam/_checkpoint.py``.
 
@@ -460,24 +480,43 @@ class Optimizer:
         >>> import numpy as np
         >>> import fastadam
         >>> path = os.path.join(tempfile.mkdtemp(), "adam.ckpt")
-        >>> opt = fastadam.Adam(np.ones(2), lr=0.1)
+        >>> w, rng = np.ones(2), np.random.default_rng(0)
+        >>> opt = fastadam.Adam(w, lr=0.1)
         >>> opt.step(np.ones(2))
-        >>> opt.save(path)
-        >>> again = fastadam.Adam(np.ones(2))
-        >>> again.load(path)
-        >>> again.lr, again.state_dict()["state"][0]["step"]
-        (0.1, 1)
+        >>> opt.save(path, params=True, rng=rng)
+        >>> again = fastadam.Adam(np.zeros(2))
+        >>> again.load(path, params=True, rng=np.random.default_rng())
+        >>> again.params, again.lr, again.finished_steps
+        (array([0.9, 0.9]), 0.1, 1)
         """
+        generators = [] if rng is None else _generators.as_list(rng)
         with self._lock.hold():
-            self._held_batch().arrays.check_groups(self.param_groups)
-            _files.write(path, *_checkpoint.pack(self._saved(), type(self).__name__))
+            arrays = self._held_batch().arrays
+            arrays.check_groups(self.param_groups)
+            saved = _checkpoint.pack(
+                type(self).__name__,
+                self._saved(),
+                _groups.checked_params(arrays) if params else None,
+                generators,
+            )
+            _files.write(path, *saved)
 
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Take over what `save` wrote, of an optimizer of the same class on like parameters.
+    def load(
+        self, path: str | os.PathLike[str], *, params: bool | None = None, rng: Any = None
+    ) -> None:
+        """Take over a checkpoint that `save` wrote.
+
+        It must be of an optimizer of the same class, with parameters of the same keys, shapes and
+        dtypes.
 
         Parameters
         ----------
         path : str or path-like
+        params : bool, optional
+            Whether the parameters get the saved values: with True the file must have them,
+            with False they stay as they are, and left out, they get them if the file has them.
+        rng : numpy.random.Generator or RandomState, or list of them, optional
+            As many as were saved, which get the saved states; an empty list if none shall.
 
         Raises
         ------
@@ -485,22 +524,40 @@ class Optimizer:
             The file could not be read.
         TypeError, ValueError, KeyError
             It is truncated, damaged, foreign or of a newer version, or is of another
-            optimizer, other parameters, shapes or dtypes; the message says which. The
-            optimizer is unchanged.
+            optimizer, other parameters, shapes or dtypes, or has no parameters, or other
+            generators; the message says which. Nothing was changed.
 
         Notes
         -----
-        Where the learning rate was a function, the optimizer must have one now, and keeps it.
+        Where the learning rate was a function, the optimizer must have one now, and keeps it; where
+        it was a number, it must be one. A ReduceOnPlateau gets what the saved one remembered.
 
         Examples
         --------
         See `save`.
         """
-        header, arrays = _files.read(path)
+        generators = None if rng is None else _generators.as_list(rng)
+        header, found = _files.read(path)
         with _files.naming(path), self._lock.hold():
-            keys = [slot.key for slot in self._held_batch().arrays.slots]
-            saved = _checkpoint.unpack(header, arrays, type(self).__name__, keys, self.param_groups)
-            self._load(saved, adopt=True)
+            self._load_file(header, found, params, generators)
+
+    def _load_file(
+        self,
+        header: dict[str, Any],
+        found: dict[str, Array],
+        params: bool | None,
+        generators: list[Any] | None,
+    ) -> None:
+        """What `load` does with a file's content, for who holds the lock."""
+        arrays = self._held_batch().arrays
+        keys, name = [slot.key for slot in arrays.slots], type(self).__name__
+        loaded = _checkpoint.unpack(header, found, name, keys, self.param_groups, generators)
+        changes = loaded.changes
+        if params and loaded.params is None:
+            raise ValueError("it has no parameters; save(path, params=True) writes them")
+        if params is not False and loaded.params is not None:
+            changes += _groups.param_changes(arrays, loaded.params)
+        self._load(loaded.state_dict, adopt=True, changes=changes)
 
     def _add(self, groups: Sequence[Mapping[str, Any]], grouped: bool) -> None:
         """Check and add groups; what fails leaves the optimizer as it was."""

@@ -3,7 +3,8 @@
 Each function here makes a schedule: a function of the number of finished steps, 0
 before the first, which an optimizer takes as its ``lr``. Schedules can be pickled and
 copied and print as a call that makes them. After the last of their steps, where there
-is one, the learning rate stays what it was there.
+is one, the learning rate stays what it was there. For an array of numbers of steps they
+give an array of learning rates, to be drawn.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import functools
 import math
 import operator
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, SupportsFloat, SupportsIndex
+
+import numpy as np
 
 from fastadam import _hyper
 from fastadam._hyper import Schedule
@@ -469,7 +472,8 @@ class ReduceOnPlateau:
     Notes
     -----
     Pickles and deep copies of an optimizer take the object along; its `state_dict`
-    refers to it, as to any function.
+    refers to it, as to any function. Files of `Adam.save` have its four attributes in them,
+    and `Adam.load` puts them into the object that the optimizer has as its ``lr``.
 
     Examples
     --------
@@ -511,9 +515,66 @@ class ReduceOnPlateau:
         self.eps = _number("eps", self.eps)
         self.best = math.inf if self.mode == "min" else -math.inf
 
-    def __call__(self, finished: int) -> float:
+    def __call__(self, finished: Any) -> Any:
         """The learning rate now; the number of finished steps does not matter."""
-        return self.lr
+        return np.full(finished.shape, self.lr) if isinstance(finished, np.ndarray) else self.lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """The attributes that `update` changes.
+
+        Returns
+        -------
+        dict
+            ``lr``, ``best``, ``bad_updates`` and ``cooldown_left``.
+
+        Examples
+        --------
+        >>> from fastadam import schedules
+        >>> plateau = schedules.ReduceOnPlateau(0.1)
+        >>> plateau.update(2.0)
+        >>> plateau.state_dict()
+        {'lr': 0.1, 'best': 2.0, 'bad_updates': 0, 'cooldown_left': 0}
+        """
+        return {name: getattr(self, name) for name in _REMEMBERED}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Parameters
+        ----------
+        state_dict : dict
+
+        Raises
+        ------
+        TypeError, ValueError
+            It does not fit; nothing was changed.
+
+        Examples
+        --------
+        >>> from fastadam import schedules
+        >>> plateau, other = schedules.ReduceOnPlateau(0.1), schedules.ReduceOnPlateau(0.3)
+        >>> other.load_state_dict(plateau.state_dict())
+        >>> other.lr
+        0.1
+        """
+        self._change(state_dict)()
+
+    def _change(self, state_dict: Any) -> Callable[[], object]:
+        """The call of C that takes over a state dict, which is checked."""
+        if not isinstance(state_dict, Mapping) or set(state_dict) != set(_REMEMBERED):
+            raise ValueError(
+                f"a ReduceOnPlateau's state has {', '.join(_REMEMBERED)}, found {state_dict!r:.100}"
+            )
+        best = state_dict["best"]
+        if not isinstance(best, SupportsFloat):
+            raise TypeError(f"best must be a number, found {best!r}")
+        checked = {
+            "lr": _number("lr", state_dict["lr"]),
+            "best": float(best),
+            "bad_updates": _count("bad_updates", state_dict["bad_updates"], least=0),
+            "cooldown_left": _count("cooldown_left", state_dict["cooldown_left"], least=0),
+        }
+        return functools.partial(vars(self).update, checked)
 
     def update(self, metric: SupportsFloat) -> None:
         """Look at a new value of the metric, and perhaps reduce the learning rate.
@@ -557,8 +618,42 @@ class ReduceOnPlateau:
         return sign * value > sign * bar
 
 
+_REMEMBERED = ("lr", "best", "bad_updates", "cooldown_left")
+
+
+def state_of(schedule: Any) -> Any:
+    """What a learning rate remembers from step to step, in what JSON has; None if nothing.
+
+    Of the functions, that is a ReduceOnPlateau, alone or in a `join`.
+    """
+    if isinstance(schedule, ReduceOnPlateau):
+        return schedule.state_dict()
+    if isinstance(schedule, _Schedule):
+        states = [state_of(part) for part in schedule.keywords.get("schedules", ())]
+        return states if any(states) else None
+    return None
+
+
+def changes(schedule: Any, state: Any) -> list[Callable[[], object]]:
+    """The calls of C that give a learning rate what `state_of` gave, once that is checked."""
+    if isinstance(schedule, ReduceOnPlateau) and isinstance(state, dict):
+        return [schedule._change(state)]
+    parts = schedule.keywords.get("schedules", ()) if isinstance(schedule, _Schedule) else ()
+    if isinstance(state, list) and len(state) == len(parts):
+        return [call for pair in zip(parts, state, strict=True) for call in changes(*pair)]
+    if state is None and state_of(schedule) is None:
+        return []
+    raise ValueError(f"it remembers {state!r:.100}, which the optimizer's {schedule!r} cannot take")
+
+
 class _Schedule(functools.partial[float]):
     """A function below with all its arguments but the first; prints as the call above."""
+
+    def __call__(self, finished: Any) -> Any:
+        if isinstance(finished, np.ndarray):
+            whole = map(super().__call__, finished.ravel().tolist())
+            return np.fromiter(whole, np.float64, finished.size).reshape(finished.shape)
+        return super().__call__(finished)
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.keywords.items())

@@ -2,10 +2,12 @@
 
 import copy
 import importlib.util
+import random
 import re
 import shutil
 import sys
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -95,20 +97,16 @@ def test_groups_lists_and_single_arrays(tmp_path):
         assert snapshot(again) == snapshot(opt)
 
 
-def test_indices_stand_for_the_keys_of_a_dict(tmp_path):
-    one = fastadam.Adam([np.ones(2), np.ones(3)])
-    one.step([np.full(2, 2.0), np.full(3, 3.0)])
-    one.save(tmp_path / "x")
-    for keys in (("a", "b"), (7, 5), (True, 0.5), (("t",), b"b")):
-        params = dict(zip(keys, (np.ones(2), np.ones(3)), strict=True))
-        other = fastadam.Adam(params)
-        other.load(tmp_path / "x")
-        for got, want in zip(
-            other.state_dict()["state"].values(), one.state_dict()["state"].values(), strict=True
-        ):
-            assert {k: bits(v) if k != "step" else v for k, v in got.items()} == {
-                k: bits(v) if k != "step" else v for k, v in want.items()
-            }
+def test_keys_must_be_the_same(tmp_path):
+    """In a file there is nothing of torch's, whose indices stand for keys in a state dict."""
+    path = tmp_path / "x"
+    fastadam.Adam(np.ones(2)).save(path)
+    for params in ({"w": np.ones(2)}, {"0": np.ones(2)}, {False: np.ones(2)}):
+        opt = fastadam.Adam(params)
+        with pytest.raises(KeyError, match="it has a parameter 0, and the optimizer has none"):
+            opt.load(path)
+        opt.load_state_dict(fastadam.Adam(np.ones(2)).state_dict())
+    fastadam.Adam([np.ones(2)]).load(path)
 
 
 def test_schedules_stay_with_the_optimizer(tmp_path):
@@ -137,15 +135,18 @@ def test_what_does_not_fit(tmp_path):
 
     def others():
         yield fastadam.AdamW(params), "state of Adam, expected AdamW"
-        yield fastadam.Adam(copy.deepcopy(params) | {"more": np.ones(1)}), "parameter"
+        yield fastadam.Adam(copy.deepcopy(params) | {"more": np.ones(1)}), "no parameter 'more'"
         for key, value, match in (
             ("W", np.ones((4, 3), np.float32), r"shape \(3, 4\), expected \(4, 3\)"),
             ("W", np.ones((3, 4)), "dtype float32, expected float64"),
         ):
             yield fastadam.Adam({**copy.deepcopy(params), key: value}), match
         renamed = {"V" if k == "W" else k: v for k, v in copy.deepcopy(params).items()}
-        yield fastadam.Adam(renamed), "no parameter"
-        yield fastadam.Adam([{"params": params["W"]}, {"params": params["strided"]}]), "groups"
+        yield fastadam.Adam(renamed), "it has a parameter 'W', and the optimizer has none"
+        yield (
+            fastadam.Adam([{"params": params["W"]}, {"params": params["strided"]}]),
+            "has a parameter 'W'",
+        )
 
     for other, match in others():
         before = snapshot(other)
@@ -223,14 +224,40 @@ def twice(header, stored):
 
 
 FORGED = {
-    "another spelling": (move("0.exp_avg", "00.exp_avg"), "array '00.exp_avg' belongs to none of"),
-    "a negative number": (move("0.exp_avg", "-3.exp_avg"), "array '-3.exp_avg' belongs to none of"),
+    "an array more": (move("0.exp_avg", "exp_avg"), "array 'exp_avg' belongs to nothing"),
     "other digits": (move("0.exp_avg", "\u0660.exp_avg"), r"array '\u0660.exp_avg' belongs"),
-    "a great number": (move("0.exp_avg", f"{10**9}.exp_avg"), "belongs to none of the 3 entries"),
-    "no number": (move("0.exp_avg", "exp_avg"), "array 'exp_avg' belongs to none of"),
-    "no name": (move("0.exp_avg", "0"), r"has the keys \['', 'exp_avg'"),
-    "an array for a number": (move("0.exp_avg", "0.step"), r"state\[0\] has 'step' twice"),
-    "an array for a key": (move("0.exp_avg", "0.key"), r"has the keys \['exp_avg', .*'key'"),
+    "an array less": (
+        lambda header, stored: stored.pop("0.exp_avg"),
+        r"array '0.exp_avg' of state\[0\] is not there",
+    ),
+    "an array for two": (
+        put("state", 0, "arrays", "exp_avg", "0.exp_avg_sq"),
+        r"array '0.exp_avg_sq' of state\[0\] is not there",
+    ),
+    "an array for a number": (
+        put("state", 0, "arrays", {"step": "0.exp_avg", "exp_avg_sq": "0.exp_avg_sq"}),
+        r"state\[0\] has 'step' twice",
+    ),
+    "an array of another state": (
+        put("state", 0, "arrays", {"": "0.exp_avg", "exp_avg_sq": "0.exp_avg_sq"}),
+        r"has the keys \['', 'exp_avg_sq'",
+    ),
+    "one parameter of three": (
+        lambda header, stored: (
+            header["state"][0]["arrays"].update(param="0"),
+            stored.update({"0": np.ones(2)}),
+        ),
+        "1 parameters for 3 entries",
+    ),
+    "arrays": (put("state", 0, "arrays", None), r"state\[0\].arrays is null, expected an object"),
+    "an array's name": (
+        put("state", 0, "arrays", "exp_avg", 3),
+        r"state\[0\].arrays.exp_avg is a whole number, expected a string",
+    ),
+    "schedules": (put("schedules", None), "schedules is null, expected a list"),
+    "a schedule": (put("schedules", [{"lr": 1.0}]), r"rate of param_groups\[0\]: it remembers"),
+    "rng": (put("rng", {}), "rng is an object, expected a list"),
+    "a generator": (put("rng", [None]), "states of 1 random generators, and rng has 0"),
     "no optimizer": (lambda header, stored: header.pop("optimizer"), "optimizer is missing"),
     "optimizer": (put("optimizer", None), "optimizer is null, expected a string"),
     "no state": (lambda header, stored: header.pop("state"), "state is missing, expected a list"),
@@ -241,8 +268,12 @@ FORGED = {
     "key list": (put("state", 0, "key", ["0"]), r"state\[0\].key is a list, expected a string"),
     "key null": (put("state", 0, "key", None), r"state\[0\].key is null, expected a string"),
     "key twice": (twice, "state has the key 0 twice"),
-    "foreign key": (put("state", 0, "key", "\ud800"), "which has no parameter"),
-    "long key": (put("state", 0, "key", "9" * 5000), "which has no parameter"),
+    "foreign key": (put("state", 0, "key", "\ud800"), "has none of that key"),
+    "long key": (put("state", 0, "key", "9" * 5000), "9, and the optimizer has none of that key"),
+    "an entry less": (
+        lambda header, stored: header["state"].pop() and stored.clear(),
+        "is not there",
+    ),
     "groups": (put("param_groups", "ab"), "param_groups is a string, expected a list"),
     "group": (put("param_groups", 0, None), r"param_groups\[0\] is null, expected an object"),
     "no params": (
@@ -425,3 +456,211 @@ def test_no_other_thread_steps_while_a_file_is_compared(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert len(done) == len(threads) == 1
+
+
+class Whole:
+    """A training run with all that a checkpoint can hold, and gradients that are drawn."""
+
+    def __init__(self, seed):
+        rng = np.random.default_rng(seed)
+        self.params = {
+            "layers": [{"W": rng.standard_normal((3, 4)), "b": rng.standard_normal(4)}],
+            "F": np.asfortranarray(rng.standard_normal((5, 2)).astype(np.float32)),
+            "strided": rng.standard_normal(12)[::3],
+            "z": np.array(seed + 1j),
+        }
+        self.plateau = schedules.ReduceOnPlateau(0.5, patience=0, threshold=0.0)
+        warmup = schedules.linear(0.0, 0.5, 3)
+        self.opt = fastadam.NAdam(
+            [
+                {
+                    "params": self.params["layers"],
+                    "lr": schedules.join([warmup, self.plateau], [3]),
+                },
+                {"params": [self.params[key] for key in ("F", "strided", "z")], "lr": 0.25},
+            ],
+            ema_decay=0.9,
+            max_grad_norm=3.0,
+        )
+        self.rng = [np.random.Generator(np.random.SFC64(seed)), np.random.RandomState(seed)]
+
+    def train(self, steps):
+        for _ in range(steps):
+            generator, old = self.rng
+            grads = _nested(self.opt.params, partial(_drawn, generator))
+            self.opt.step(grads)
+            self.plateau.update(old.random_sample())
+        return self
+
+    def seen(self):
+        state, groups = snapshot(self.opt)
+        for group in groups:
+            group["lr"] = repr(group["lr"])
+        return state, groups, [bits(p) for p in _flat(self.opt.params)]
+
+
+def _drawn(generator, param):
+    return np.array(generator.standard_normal(param.shape)).astype(param.dtype)
+
+
+def _nested(nest, function):
+    if isinstance(nest, dict):
+        return {key: _nested(child, function) for key, child in nest.items()}
+    return function(nest) if isinstance(nest, np.ndarray) else [_nested(x, function) for x in nest]
+
+
+def _flat(nest):
+    if isinstance(nest, np.ndarray):
+        return [nest]
+    return [leaf for x in (nest.values() if isinstance(nest, dict) else nest) for leaf in _flat(x)]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_whole_run_goes_on_with_the_same_bits(suffix, tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / f"x.{suffix}"
+    first = Whole(1).train(7)
+    assert first.plateau.lr < 0.5
+    first.opt.save(path, params=True, rng=first.rng)
+    others = [Whole(2), Whole(3).train(2)]
+    for run in others:
+        run.opt.load(path, params=True, rng=run.rng)
+        assert run.seen() == first.seen()
+    first.train(5)
+    for run in others:
+        assert run.train(5).seen() == first.seen()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_a_run_lacks_changes_nothing(suffix, tmp_path):
+    pytest.importorskip("safetensors")
+    path, bare = tmp_path / f"x.{suffix}", tmp_path / f"bare.{suffix}"
+    first = Whole(1).train(3)
+    first.opt.save(path, params=True, rng=first.rng)
+    first.opt.save(bare)
+    run = Whole(2).train(1)
+
+    def states():
+        generators = [bits(g.random(3)) for g in copy.deepcopy(run.rng)]
+        return run.seen(), generators
+
+    def refused(match, where, **options):
+        before = states()
+        with pytest.raises((ValueError, TypeError), match=match):
+            run.opt.load(where, **options)
+        assert states() == before
+
+    refused("has no parameters; save.path, params=True. writes them", bare, params=True)
+    refused("states of 2 random generators, and rng has 0", path)
+    refused("states of 2 random generators, and rng has 1", path, rng=run.rng[0])
+    refused("states of 0 random generators, and rng has 2", bare, rng=run.rng)
+    refused("is the state of a SFC64, and rng is a MT19937", path, rng=run.rng[::-1])
+    refused("rng is a Random; expected a numpy.random.Generator", path, rng=[random.Random(0)] * 2)
+    run.plateau.mode = "max"  # is no part of it
+    run.opt.param_groups[1]["lr"] = schedules.constant(1.0)
+    refused("saved with 0.25 as its learning rate, and the optimizer's is a f", path, rng=run.rng)
+    run.opt.param_groups[1]["lr"] = 1.0
+    run.opt.param_groups[0]["lr"] = schedules.constant(1.0)
+    refused(r"rate of param_groups\[0\]: it remembers \[None, {'lr'", path, rng=run.rng)
+    run.opt.param_groups[0]["lr"] = 1.0
+    refused("saved with a function as its learning rate, and the optimizer's is a n", path, rng=[])
+    run.opt.param_groups[0]["lr"] = schedules.join([run.plateau, run.plateau], [3])
+    refused(r"rate of param_groups\[0\]: it remembers None", path, rng=[])
+    run.opt.param_groups[0]["lr"] = schedules.join([schedules.linear(0, 1, 2), run.plateau], [3])
+    run.params["F"].flags.writeable = False
+    refused("read-only", path, rng=[])
+    run.params["F"].flags.writeable = True
+    params = [bits(p) for p in _flat(run.opt.params)]
+    run.opt.load(path, rng=[], params=False)
+    assert [bits(p) for p in _flat(run.opt.params)] == params
+    assert run.seen()[0] == first.seen()[0]
+
+
+def test_parameters_come_back_without_being_asked_for(tmp_path):
+    opt = fastadam.Adam({"w": np.ones(2)})
+    opt.save(tmp_path / "x", params=True)
+    other = fastadam.Adam({"w": np.zeros(2)})
+    other.load(tmp_path / "x")
+    assert other.params["w"].tolist() == [1.0, 1.0]
+
+
+def test_the_order_of_keys_does_not_matter(tmp_path):
+    opt = fastadam.Adam({"a": np.zeros(2), "b": np.ones(2)})
+    opt.step({"a": np.ones(2), "b": -np.ones(2)})
+    opt.save(tmp_path / "x", params=True)
+    other = fastadam.Adam({"b": np.zeros(2), "a": np.zeros(2)})
+    other.load(tmp_path / "x")
+    for key, value in opt.params.items():
+        assert bits(other.params[key]) == bits(value)
+        assert (other.state_dict()["state"][key]["exp_avg"] > 0).all() == (key == "a")
+
+
+def test_a_replaced_parameter_is_not_saved(tmp_path):
+    params = {"w": np.zeros(2)}
+    opt = fastadam.Adam(params)
+    params["w"] = np.ones(2)
+    with pytest.raises(ValueError, match="was replaced"):
+        opt.save(tmp_path / "x", params=True)
+    opt.save(tmp_path / "x")
+
+
+def test_safetensors_have_the_parameters_names(tmp_path):
+    library = pytest.importorskip("safetensors.numpy")
+    params = {"layers": [{"W": np.ones((2, 3))}], "b": np.zeros(2, np.float32)}
+    opt = fastadam.Adam(params)
+    opt.step({"layers": [{"W": np.ones((2, 3))}], "b": np.ones(2, np.float32)})
+    opt.save(tmp_path / "x.safetensors", params=True)
+    found = library.load_file(tmp_path / "x.safetensors")
+    assert found.keys() == {
+        f"{name}{part}" for name in ("layers.0.W", "b") for part in ("", ".exp_avg", ".exp_avg_sq")
+    }
+    np.testing.assert_array_equal(found["layers.0.W"], params["layers"][0]["W"], strict=True)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"w": np.ones(1), "w.exp_avg": np.ones(2)},
+        {"0": np.ones(1), 0: np.ones(2)},
+        {"__metadata__": np.ones(1)},
+        {"1": np.ones(1), "": np.ones(2)},
+    ],
+)
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_that_would_be_the_same(params, suffix, tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / f"x.{suffix}"
+    opt = fastadam.Adam(params)
+    opt.step({key: 2 * param for key, param in params.items()})
+    opt.save(path, params=True)
+    before = snapshot(opt), [bits(p) for p in params.values()]
+    opt.step(copy.deepcopy(params))
+    opt.load(path, params=True)
+    assert (snapshot(opt), [bits(p) for p in params.values()]) == before
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
+def test_generators_of_every_kind(kind, tmp_path):
+    opt = fastadam.Adam(np.ones(1))
+    rng = np.random.Generator(getattr(np.random, kind)(3))
+    rng.integers(0, 9, 3, np.int32)
+    opt.save(tmp_path / "x", rng=rng)
+    expected = rng.random(1000)
+    other = np.random.Generator(getattr(np.random, kind)(4))
+    opt.load(tmp_path / "x", rng=(other,))
+    assert bits(other.random(1000)) == bits(expected)
+    header, arrays = _files.read(tmp_path / "x")
+    good = header["rng"][0]
+    for bad in (
+        {**good, "state": None},
+        {"bit_generator": kind},
+        {**good, "has_uint32": "a"},
+        {**good, "state": dict.fromkeys(good["state"], "x")},
+        {**good, "state": dict.fromkeys(good["state"], -1)},
+        {**good, "state": {key: [1] for key in good["state"]}},
+    ):
+        _files.write(tmp_path / "bad", {**header, "rng": [bad]}, arrays)
+        before = bits(copy.deepcopy(other).random(9))
+        with pytest.raises(ValueError, match=r"bad: damaged \(rng\[0\]"):
+            opt.load(tmp_path / "bad", rng=other)
+        assert bits(copy.deepcopy(other).random(9)) == before

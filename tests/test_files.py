@@ -778,3 +778,25 @@ def test_without_the_library(tmp_path, monkeypatch):
         with pytest.raises(ImportError, match="pip install safetensors"):
             function(tmp_path / "x.safetensors")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.NPY", "x.pt", "x.pkl", "x.json", "x.tar.zip"])
+def test_endings_of_other_formats_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"x\..*: what reads \.\w+ files could not read"):
+        _files.write(tmp_path / name, HEADER, make_small())
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["x", "x.safetensors"])
+def test_a_missing_folder_is_named(tmp_path, name):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "none" / name
+    with pytest.raises(FileNotFoundError) as caught:
+        _files.write(path, HEADER, make_small())
+    assert caught.value.filename == str(path)
+
+
+def test_small_files_start_no_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr("threading.Thread.start", lambda *_: pytest.fail("a thread was started"))
+    _files.write(tmp_path / "x", HEADER, make_small())
+    check_same(_files.read(tmp_path / "x")[1], make_small())

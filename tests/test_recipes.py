@@ -3,11 +3,16 @@
 import importlib.util
 import os
 import pathlib
+import random
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+
+from fastadam import _backend
 
 TEXT = (pathlib.Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
 RECIPES = dict(re.findall(r"^## (.*?)\n.*?^```python\n(.*?)^```", TEXT, re.M | re.S))
@@ -59,20 +64,53 @@ assert record["W"].numpy().dtype == np.float32
 """
 
 
+def start(code, backend, folder, *arguments):
+    chosen = {"FASTADAM_BACKEND": "numpy"} if backend == "numpy" else {"FASTADAM_ISA": backend}
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", code, *arguments],
+        env={**os.environ, **chosen}, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def finish(process):
+    out, error = process.communicate()
+    assert process.returncode == 0, error[-3000:]
+    return out
+
+
 @pytest.mark.parametrize("title", RECIPES)
-def test_runs(title, backend):
+def test_runs(title, backend, tmp_path):
     package = PACKAGES.get(title)
     if package and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     code = RECIPES[title] + (FLOWERS_OWN_GIVES_THE_SAME if package == "flwr" else "")
-    chosen = {"FASTADAM_BACKEND": "numpy"} if backend == "numpy" else {"FASTADAM_ISA": backend}
-    result = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        env={**os.environ, **chosen}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
+    finish(start(code, backend, tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_killed_run_ends_with_the_same_bits(backend, tmp_path):
+    if backend not in (_backend.available[0], "numpy"):
+        return
+    code = RECIPES["A run that survives being killed"].replace(
+        "steps, every = 400, 10", "steps, every = 4000, 7"
+    )
+    printed = finish(start(code, backend, tmp_path, "whole.ckpt"))
+    killed, kills = tmp_path / "killed.ckpt", 0
+    random.seed(12)
+    for _ in range(4):
+        process = start(code, backend, tmp_path, killed.name)
+        while not killed.exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0.1, 0.7))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills
+    assert finish(start(code, backend, tmp_path, killed.name)) == printed
+    assert killed.read_bytes() == (tmp_path / "whole.ckpt").read_bytes()
 
 
 def test_all_are_there():
     assert set(PACKAGES) < set(RECIPES)
-    assert len(RECIPES) == 5
+    assert len(RECIPES) == 6

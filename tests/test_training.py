@@ -401,5 +401,7 @@ class TestFoundInReview:
         sparse = pytest.importorskip("scipy.sparse")
         grad = sparse.coo_array(([1.0], ([1], [1])), shape=(3, 4))
         grad.col[0] = -1
-        with pytest.raises(ValueError, match="grads: a sparse array's index on axis 1: -1 is negative"):
+        with pytest.raises(
+            ValueError, match="grads: a sparse array's index on axis 1: -1 is negative"
+        ):
             fastadam.SGD(np.zeros((3, 4))).step(grad)
