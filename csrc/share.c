@@ -5,6 +5,7 @@
 
 #ifdef _OPENMP
 
+#include <math.h>
 #include <omp.h>
 #ifndef _WIN32
 #include <pthread.h>
@@ -43,34 +44,39 @@ int fa_get_num_threads(void)
 
 /* Where other work keeps the CPUs busy, threads wait, spinning, for those that have no CPU: two
    processes of two threads each on two CPUs took some 30 times as long as with one thread each
-   (bench/contention.py). So after a step in which threads lost time, one thread does the steps
-   for REST times as long as that, and at most 1/REST is lost by trying again. */
-static const double REST = 32.0, LONGEST_REST = 60.0; /* s */
-static const double WAKING = 3e-4; /* s: threads that sleep may take as long to begin */
-static double alone_until;
+   (bench/contention.py). So after a step in which threads lost time, one thread does the steps for
+   twice as long as was lost. If more is lost within as long a time after such a rest, the next one
+   is twice as long; a disturbance that passes costs next to nothing. */
+static const double LONGEST_REST = 4.0; /* s */
+static const double WAKING = 3e-4;      /* s: threads that sleep may take as long to begin */
+static double rest_begin, rest_end;
 
 void fa_set_num_threads(int n)
 {
     requested = n;
-    alone_until = 0.0;
+    rest_begin = rest_end = 0.0;
 }
 
 static int must_rest(void)
 {
-    double until;
-#pragma omp atomic read
-    until = alone_until;
-    return until > 0.0 && omp_get_wtime() < until;
+    double end;
+#pragma omp critical(fa_rest)
+    end = rest_end;
+    return end > 0.0 && omp_get_wtime() < end;
 }
 
 /* Threads lost what a step took longer than all parts, one after the other, would have. */
 static void note_lost_time(double begin, double shortest, int64_t parts)
 {
     const double end = omp_get_wtime(), lost = end - begin - (double)parts * shortest;
-    if (lost > WAKING) {
-        const double rest = REST * lost;
-#pragma omp atomic write
-        alone_until = end + (rest < LONGEST_REST ? rest : LONGEST_REST);
+    if (lost <= WAKING)
+        return;
+#pragma omp critical(fa_rest)
+    {
+        const double last = rest_end - rest_begin;
+        const double next = begin - rest_end < last ? 2.0 * last : 2.0 * lost;
+        rest_begin = end;
+        rest_end = end + (next < LONGEST_REST ? next : LONGEST_REST);
     }
 }
 
@@ -98,13 +104,13 @@ static void do_part(const fa_batch *batch, fa_piece *piece, int64_t first, int64
 static void do_together(const fa_batch *batch, fa_piece *piece, int64_t total, int64_t parts)
 {
     const double begin = omp_get_wtime();
-    double shortest = LONGEST_REST;
+    double shortest = INFINITY;
 #pragma omp parallel for num_threads((int)parts) schedule(static, 1)
     for (int64_t i = 0; i < parts; i++) {
         const double start = omp_get_wtime();
         do_part(batch, piece, total / parts * i, i + 1 < parts ? total / parts * (i + 1) : total);
         const double took = omp_get_wtime() - start;
-#pragma omp critical
+#pragma omp critical(fa_shortest)
         shortest = took < shortest ? took : shortest;
     }
     note_lost_time(begin, shortest, parts);
