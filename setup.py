@@ -6,6 +6,7 @@ on and the package runs on its NumPy implementation.
 
 import glob
 import os
+import re
 import sysconfig
 import tempfile
 
@@ -72,7 +73,8 @@ class BuildKernels(build_ext):
         except (CompileError, LinkError) as error:  # the package goes without it, and says why
             os.makedirs(os.path.dirname(note), exist_ok=True)
             with open(note, "w", encoding="utf-8") as file:
-                file.write(" ".join(str(error).split()))
+                # of a command that failed, only the program
+                file.write(re.sub(r"\['(.*?)'.*\]", r"\1", str(error)).rstrip("."))
             raise
         if os.path.exists(note):
             os.remove(note)
