@@ -50,8 +50,9 @@ class Adam(Optimizer):
         is `grad_norm`, as ``torch.nn.utils.clip_grad_norm_`` does. The
         gradients themselves are not written.
     skip_nonfinite : bool, optional
-        Leave out a step with a NaN or an infinity in any gradient, or a norm
-        that overflows: it changes nothing and counts in `skipped_steps`.
+        Leave out a step with a NaN or an infinity in any gradient, as it is or once divided
+        by the loss scale (and clipped), or a norm that overflows: it changes nothing and
+        counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters, in the same pass; see `averaged_params`.
 
@@ -170,7 +171,9 @@ class AdamW(Adam):
         Clip: scale the gradients of a step down to this global L2 norm if theirs is larger;
         see `Adam`.
     skip_nonfinite : bool, optional
-        Leave out a step with a NaN or an infinity in any gradient; see `Adam`.
+        Leave out a step with a NaN or an infinity in any gradient, as it is or once divided
+        by the loss scale (and clipped), or a norm that overflows: it changes nothing and
+        counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
 
@@ -256,7 +259,9 @@ class NAdam(Optimizer):
         Clip: scale the gradients of a step down to this global L2 norm if theirs is larger;
         see `Adam`.
     skip_nonfinite : bool, optional
-        Leave out a step with a NaN or an infinity in any gradient; see `Adam`.
+        Leave out a step with a NaN or an infinity in any gradient, as it is or once divided
+        by the loss scale (and clipped), or a norm that overflows: it changes nothing and
+        counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
 
@@ -345,7 +350,9 @@ class RAdam(Optimizer):
         Clip: scale the gradients of a step down to this global L2 norm if theirs is larger;
         see `Adam`.
     skip_nonfinite : bool, optional
-        Leave out a step with a NaN or an infinity in any gradient; see `Adam`.
+        Leave out a step with a NaN or an infinity in any gradient, as it is or once divided
+        by the loss scale (and clipped), or a norm that overflows: it changes nothing and
+        counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
 
@@ -431,7 +438,9 @@ class Adamax(Optimizer):
         Clip: scale the gradients of a step down to this global L2 norm if theirs is larger;
         see `Adam`.
     skip_nonfinite : bool, optional
-        Leave out a step with a NaN or an infinity in any gradient; see `Adam`.
+        Leave out a step with a NaN or an infinity in any gradient, as it is or once divided
+        by the loss scale (and clipped), or a norm that overflows: it changes nothing and
+        counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
 
@@ -518,7 +527,9 @@ class RMSprop(Optimizer):
         Clip: scale the gradients of a step down to this global L2 norm if theirs is larger;
         see `Adam`.
     skip_nonfinite : bool, optional
-        Leave out a step with a NaN or an infinity in any gradient; see `Adam`.
+        Leave out a step with a NaN or an infinity in any gradient, as it is or once divided
+        by the loss scale (and clipped), or a norm that overflows: it changes nothing and
+        counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
 
@@ -613,7 +624,9 @@ class SGD(Optimizer):
         Clip: scale the gradients of a step down to this global L2 norm if theirs is larger;
         see `Adam`.
     skip_nonfinite : bool, optional
-        Leave out a step with a NaN or an infinity in any gradient; see `Adam`.
+        Leave out a step with a NaN or an infinity in any gradient, as it is or once divided
+        by the loss scale (and clipped), or a norm that overflows: it changes nothing and
+        counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
 

@@ -66,16 +66,18 @@ class Optimizer:
         grads : ndarray, or nesting of ndarray as the parameters'
             Gradients, of the parameters' shapes and dtypes; with param groups a
             list with one entry for each group. None in place of a gradient
-            skips that array and its step count; a `RowGrad` or a two-dimensional
-            scipy.sparse array steps a part of it. Gradients are only read and may
-            be in any memory layout. Left out, it is the mean of what `accumulate` got.
+            skips that array and its step count; a `RowGrad` or a `scipy.sparse` array
+            of the parameter's shape steps a part of it. Gradients are only read and may
+            be in any memory layout. If left out, the step goes against the mean of the
+            gradients that `accumulate` got.
         loss_scale : float, optional
             Gradients are divided by it.
 
         Raises
         ------
         TypeError, ValueError, KeyError
-            A gradient or an edited option does not fit; the message names it.
+            A gradient or an edited option does not fit, `grads` as a whole is None, or
+            a parameter was replaced, resized or made read-only; the message names it.
             No parameter, state or step count was changed.
 
         Notes
@@ -115,7 +117,13 @@ class Optimizer:
         Raises
         ------
         TypeError, ValueError, KeyError
-            A gradient does not fit; nothing of `grads` was kept.
+            A gradient does not fit, or `grads` as a whole is None; nothing of it was
+            kept.
+
+        Notes
+        -----
+        The mean is the sum divided by the number of gradients, so it is infinite where the
+        sum overflows.
 
         Examples
         --------
@@ -161,8 +169,9 @@ class Optimizer:
     def averaged_params(self) -> Any:
         """The moving average of the parameters, with `ema_decay`.
 
-        After each step of an array, ``average = ema_decay*average + (1 - ema_decay)*param``;
-        it begins as the parameter was when the optimizer was made.
+        After each step of an array, ``average = ema_decay*average + (1 - ema_decay)*param``.
+        It begins with the parameter's values when the optimizer was made, and there is no
+        bias correction: after few steps it is still near those.
 
         Returns
         -------
@@ -195,8 +204,8 @@ class Optimizer:
     def use_averaged_params(self) -> AbstractContextManager[None]:
         """Put the moving averages into the parameters for the time of a `with` block.
 
-        Whatever the block does to the parameters is undone at its end, also if Ctrl-C ends it.
-        Within, the optimizer takes no steps.
+        At the end of the block the parameters get back the values that they had, even if
+        Ctrl-C ends it. Within the block the optimizer must not be used.
 
         Raises
         ------
@@ -225,9 +234,9 @@ class Optimizer:
     def grad_norm(self) -> float | None:
         """The global L2 norm of the last step's gradients, divided by its loss scale.
 
-        Measured with `max_grad_norm` or `skip_nonfinite`, before clipping; None
-        without, NaN before the first step. It is summed in double, in an order that
-        depends neither on backend nor on threads.
+        It is measured before clipping, if the optimizer has `max_grad_norm` or
+        `skip_nonfinite`; otherwise it is None. Before the first step it is NaN. It is summed
+        in double, in an order that depends neither on backend nor on threads.
 
         Examples
         --------
@@ -259,7 +268,7 @@ class Optimizer:
 
     @property
     def finished_steps(self) -> int:
-        """How many steps were done; without those that `skip_nonfinite` left out.
+        """How many steps were done, not counting those that `skip_nonfinite` left out.
 
         Examples
         --------
@@ -278,7 +287,8 @@ class Optimizer:
     def params(self) -> Any:
         """The arrays that steps change, nested as they were passed; for groups a list of those.
 
-        It is the user's own nesting and not a copy. An unpickled optimizer has one of its own.
+        It is the very nesting that the optimizer got, not a copy. An optimizer that was
+        unpickled or copied has another one, of its own arrays.
 
         Examples
         --------
@@ -330,7 +340,7 @@ class Optimizer:
 
     @lr.setter
     def lr(self, value: float | Schedule) -> None:
-        self._single_group()["lr"] = value if callable(value) else _hyper.check_lr(value)
+        self._single_group()["lr"] = _hyper.lr_option("lr", value)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters, with options of their own.
@@ -338,9 +348,8 @@ class Optimizer:
         Parameters
         ----------
         group : dict
-            ``"params"``, as in the constructor, and any options; the others
-            are the constructor's. From now on `step` takes a list with one
-            entry for each group.
+            ``"params"``, as in the constructor, and any options; those left out are the
+            constructor's. From then on `step` takes a list with one entry for each group.
 
         Raises
         ------
@@ -367,7 +376,7 @@ class Optimizer:
         dict
             ``{"state": {key: {"step", "exp_avg", "exp_avg_sq"[, "max_exp_avg_sq"]}},
             "param_groups": [...]}``. A key is the index of an array in a flat
-            list, its key in a flat dict, else its path, such as ``"layers.0.W"``.
+            list, its key in a flat dict, and otherwise its path, such as ``"layers.0.W"``.
 
         Examples
         --------
@@ -391,14 +400,15 @@ class Optimizer:
         Parameters
         ----------
         state_dict : dict
-            From `state_dict`, or from torch.optim's class of that name for as many
-            parameters of equal shapes and dtypes in the same order. An array without
-            state is as before its first step. The arrays are copied.
+            What `state_dict` of an optimizer of the same class gave, or that of
+            torch.optim's class of the same name, for parameters of the same shapes and
+            dtypes in the same order. A parameter that has no state in it will be as before
+            its first step. The arrays are copied.
 
         Raises
         ------
         TypeError, ValueError, KeyError
-            It does not fit; the message names what. The optimizer is unchanged.
+            It does not fit; the message says what does not. The optimizer is unchanged.
 
         Examples
         --------
@@ -461,8 +471,8 @@ class Optimizer:
         TypeError
             A parameter has a key, or a param group a value, that JSON has no form for.
         ValueError
-            The name promises another format, or a parameter cannot be saved since it was
-            replaced or resized.
+            The name promises another format, or a parameter was replaced or resized and so
+            cannot be saved.
         ImportError
             The name ends in ``.safetensors``, and that package is not installed.
 
@@ -513,24 +523,28 @@ class Optimizer:
         ----------
         path : str or path-like
         params : bool, optional
-            Whether the parameters get the saved values: with True the file must have them,
-            with False they stay as they are, and left out, they get them if the file has them.
+            Whether the parameters get the saved values. With True the file must have them;
+            with False the parameters stay as they are; if left out, they get the saved values
+            if the file has them.
         rng : numpy.random.Generator or RandomState, or list of them, optional
-            As many as were saved, which get the saved states; an empty list if none shall.
+            As many as were saved; they get the saved states. An empty list leaves the states in
+            the file unused.
 
         Raises
         ------
         OSError
             The file could not be read.
         TypeError, ValueError, KeyError
-            It is truncated, damaged, foreign or of a newer version, or is of another
-            optimizer, other parameters, shapes or dtypes, or has no parameters, or other
-            generators; the message says which. Nothing was changed.
+            The file is truncated, damaged, of a newer version or no checkpoint; or it is of
+            an optimizer of another class, or with other parameters, shapes or dtypes; or it
+            lacks the parameters, or has not as many generators. The message says which.
+            Nothing was changed.
 
         Notes
         -----
-        Where the learning rate was a function, the optimizer must have one now, and keeps it; where
-        it was a number, it must be one. A ReduceOnPlateau gets what the saved one remembered.
+        If the learning rate was saved as a function, the optimizer must have a function now, and
+        keeps it; if it was saved as a number, the optimizer's must be a number, too, and the saved
+        one takes its place. A ReduceOnPlateau gets what the saved one remembered.
 
         Examples
         --------

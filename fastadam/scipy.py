@@ -63,6 +63,7 @@ def adam(
     x0 : array_like
         Where to begin, real numbers; it is copied. float32 stays float32.
     args : tuple, optional
+        More arguments for `fun` and `jac`.
     jac : callable
         ``jac(x, *args)``, the gradient, of the size of `x0`; in `minimize`, also True. There
         are no finite differences.
@@ -70,6 +71,8 @@ def adam(
         Ignored.
     bounds : Bounds or sequence of (min, max), optional
         After each step x is brought back between them.
+    constraints : sequence, optional
+        Must be empty.
     callback : callable, optional
         Called after each iteration, as SciPy's methods do: with an OptimizeResult if its
         only parameter is called ``intermediate_result``, else with a copy of x. It may raise

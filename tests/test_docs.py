@@ -69,11 +69,11 @@ def listed_parameters(text):
     return [name.lstrip("*") for head in heads for name in head.split(" : ")[0].split(", ")]
 
 
-@pytest.mark.parametrize("name", ["fastadam", "fastadam.schedules", "fastadam.torch"])
+@pytest.mark.parametrize("name", ["fastadam", "fastadam.schedules", "fastadam.scipy", "fastadam.torch"])
 def test_parameters_are_documented(name):
     """Each class and function lists its own, so that they can be read where it is called."""
-    if name == "fastadam.torch":
-        pytest.importorskip("torch")
+    if name in ("fastadam.scipy", "fastadam.torch"):
+        pytest.importorskip(name.removeprefix("fastadam."))
     for called, value in public(importlib.import_module(name)):
         if is_called(value):
             listed = listed_parameters(inspect.getdoc(value))

@@ -134,6 +134,15 @@ def test_functions_of_one_number_are_schedules(lr):
     assert w.tolist() == [-0.5, -0.5]
 
 
+def test_a_schedule_that_was_not_called_is_refused_when_it_is_set():
+    opt = fastadam.SGD(np.zeros(2), lr=0.5)
+    with pytest.raises(TypeError, match=r"lr is linear itself.*lr=linear\(\.\.\.\)"):
+        opt.lr = fastadam.schedules.linear
+    assert opt.lr == 0.5
+    opt.lr = schedule = fastadam.schedules.linear(1.0, 0.0, 4)
+    assert opt.lr is schedule
+
+
 @pytest.mark.parametrize("nest", [lambda x: x, lambda x: {"w": x}, lambda x: [x]])
 def test_none_in_place_of_all_gradients(nest):
     """As a function gives that forgot to return them."""
