@@ -60,7 +60,7 @@ DETAILS = """\
 A row is one Adam step, of one array of so many elements or of a list of arrays (arrays x
 elements). "Streams only" is no rival: it reads and writes the memory of a step with one addition
 for each number written, which is as fast as memory allows; some percent more or less are chance.
-"Textbook" is algorithm 1 of the paper, one NumPy expression a line; "in-place" writes every
+"Textbook" is algorithm 1 of the paper, one NumPy expression per line; "in-place" writes every
 operation into an array made before. A cell is empty where a rival does not take the dtype, or
 would take minutes or more memory than there is."""
 

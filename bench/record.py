@@ -5,7 +5,7 @@
     python bench/record.py --against HEAD~1    # build that commit, and run both by turns
     python bench/record.py --fail-above 1.02   # exit with status 1 if a row is slower than that
 
-One thread; microseconds a step, medians; a minute and 2 GB of memory. A ratio above 1 means:
+One thread; microseconds per step, medians; a minute and 2 GB of memory. A ratio above 1 means:
 slower now. With --against it is the ratio of the times. Kept figures are of another day,
 when the machine may have been busier or clocked otherwise: there it is the ratio of the
 times after each was divided by that of the streams alone (the same memory moved, hardly any

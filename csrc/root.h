@@ -16,7 +16,7 @@
    are 2^12 times that, so that d is hardly ever subnormal, which some CPUs are slow at.
 
    Only AVX-512 has them. For float32 on AVX2 they were tried (estimates of 12 bits; h + h*(r +
-   3/2 r*r) has three times as many right bits): a step took 0.63 ns an element and not 0.35 on
+   3/2 r*r) has three times as many right bits): a step took 0.63 ns per element and not 0.35 on
    AMD's Zen 4, on which those of AVX-512 lose, too. For float64 AVX2 has no estimate. NEON's has
    8 bits, so float32 would take two steps before the last one and float64 three, for four and
    two lanes; on paper that gains nothing over fsqrt, and it was not tried. */

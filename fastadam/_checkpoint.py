@@ -264,9 +264,10 @@ def _group(
         was, now = taken.get("lr") == SCHEDULE, groups[i].get("lr")
         if was != callable(now):
             saved, own = ("a function", "a number") if was else (taken.get("lr"), "a function")
+            kind = "a function" if was else "a number"
             raise ValueError(
                 f"{label} was saved with {saved} as its learning rate, and the optimizer's is "
-                f"{own}; give it such a one before it loads, and the one that it shall have after"
+                f"{own}; set its 'lr' to {kind} before load, and to what you want afterwards"
             )
         taken["lr"] = now if was else taken.get("lr")
     return taken

@@ -115,8 +115,8 @@ def write(path: Path, header: dict[str, Any], arrays: Mapping[str, Array]) -> No
     suffix = os.path.splitext(path)[1].lower()
     if suffix in FOREIGN:
         raise ValueError(
-            f"{path}: what reads {suffix} files could not read a checkpoint; use another ending, "
-            "such as .ckpt, or .safetensors for a file of that format"
+            f"{path}: programs that read {suffix} files cannot read a checkpoint; use another "
+            "ending, such as .ckpt, or .safetensors for a file of that format"
         )
     text = _describe(header, arrays)
     if path.endswith(".safetensors"):

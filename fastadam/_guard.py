@@ -11,7 +11,7 @@ REENTERED = (
     "a function that a step called, such as a schedule, must not use its optimizer; nor must a "
     "signal handler that came while the optimizer was at work"
 )
-PAUSED = "within use_averaged_params the optimizer must not be used"
+PAUSED = "within use_averaged_params the optimizer must not be used; leave the block first"
 HELD = (
     "this process was forked while another thread was stepping the optimizer, "
     "so its copy of the state is torn; make it anew from a state dict"

@@ -21,8 +21,8 @@ SumRows: TypeAlias = Callable[[Array, Array, Array], Array]
 class RowGrad:
     """The gradient of some rows of an array, in place of a dense gradient.
 
-    This is *lazy* Adam, and its result is another one than that of the dense gradient that is
-    zero in all other rows. With a dense gradient every row is stepped each time: where the
+    This is *lazy* Adam, and its result differs from that of the dense gradient that is zero in
+    all other rows. With a dense gradient every row is stepped each time: where the
     gradient is zero, the moments decay, and what is left of them still moves the parameter.
     With a RowGrad the rows that it does not name stay as they are, and so do their moments.
     With ``lr=0.1``, for example, a row whose gradient is 1 and then, in the second step, 0 goes

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
-from fastadam._checks import check_array
+from fastadam._checks import check_array, kind
 from fastadam._hyper import Group
 from fastadam._rules import Number, Rule
 from fastadam._slots import Slot, lies_as_state, state_like
@@ -93,7 +93,7 @@ def read_state(
     saved_groups, saved = state_dict["param_groups"], state_dict["state"]
     _check_dict("state dict: state", saved)
     if not isinstance(saved_groups, list | tuple):
-        raise TypeError(f"state dict: param_groups is a {type(saved_groups).__name__}, not a list")
+        raise TypeError(f"state dict: param_groups is {kind(saved_groups)}, not a list")
     for i, group in enumerate(saved_groups):
         _check_dict(f"state dict: param_groups[{i}]", group, ("params",))
     arrays.check_number(groups)
@@ -136,7 +136,7 @@ def read_state(
 
 def _check_dict(label: str, value: Any, keys: tuple[str, ...] = ()) -> None:
     if not isinstance(value, Mapping):
-        raise TypeError(f"{label} must be a dict, found a {type(value).__name__}")
+        raise TypeError(f"{label} must be a dict, found {kind(value)}")
     for key in keys:
         if key not in value:
             raise KeyError(f"{label} lacks the key {key!r}")

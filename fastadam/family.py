@@ -32,7 +32,7 @@ class Adam(Optimizer):
     eps : float, optional
         Added to the denominator.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty. With
+        This multiple of the parameter is added to the gradient: an L2 penalty. With
         `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted
         from the parameter instead.
     amsgrad : bool, optional
@@ -246,7 +246,7 @@ class NAdam(Optimizer):
     eps : float, optional
         Added to the denominator.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty. With
+        This multiple of the parameter is added to the gradient: an L2 penalty. With
         `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted
         from the parameter instead.
     momentum_decay : float, optional
@@ -339,7 +339,7 @@ class RAdam(Optimizer):
     eps : float, optional
         Added to the denominator.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty. With
+        This multiple of the parameter is added to the gradient: an L2 penalty. With
         `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted
         from the parameter instead.
     decoupled_weight_decay : bool, optional
@@ -431,7 +431,7 @@ class Adamax(Optimizer):
     eps : float, optional
         Added to a gradient's absolute value.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty.
+        This multiple of the parameter is added to the gradient: an L2 penalty.
     maximize : bool, optional
         Step along the gradient, not against it.
     max_grad_norm : float, optional
@@ -515,7 +515,7 @@ class RMSprop(Optimizer):
     eps : float, optional
         Added to the denominator.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty.
+        This multiple of the parameter is added to the gradient: an L2 penalty.
     momentum : float, optional
         How much of the last update is kept in the next one, at least 0; 0 is without
         momentum.
@@ -544,11 +544,11 @@ class RMSprop(Optimizer):
 
         v      = alpha*v + (1 - alpha)*(g*g)
         mean   = alpha*mean + (1 - alpha)*g                # centered only
-        denom  = sqrt(v) + eps
+        denom  = sqrt(v) + eps                             # not centered
         denom  = sqrt(maximum(v - mean*mean, 0)) + eps     # centered
-        p      = p - (lr*g)/denom
-        buffer = momentum*buffer + g/denom                 # with momentum: then
-        p      = p - lr*buffer
+        p      = p - (lr*g)/denom                          # without momentum
+        buffer = momentum*buffer + g/denom                 # with momentum
+        p      = p - lr*buffer                             # with momentum
 
     torch has no maximum, and gives NaN where rounding brings the difference below zero.
 
@@ -613,9 +613,9 @@ class SGD(Optimizer):
         How much of the last update is kept in the next one, at least 0; 0 is without
         momentum.
     dampening : float, optional
-        Which part of a gradient the momentum leaves out, at least 0.
+        The fraction of each gradient that the momentum leaves out, at least 0.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty.
+        This multiple of the parameter is added to the gradient: an L2 penalty.
     nesterov : bool, optional
         Look ahead; needs a momentum and no dampening.
     maximize : bool, optional
@@ -639,9 +639,9 @@ class SGD(Optimizer):
     -----
     ::
 
-        buffer = momentum*buffer + (1 - dampening)*g    # the first step takes all of g
-        g      = buffer                                 # or, for Nesterov's,
-        g      = g + momentum*buffer
+        buffer = momentum*buffer + (1 - dampening)*g    # at the first step: buffer = g
+        g      = buffer                                 # without nesterov
+        g      = g + momentum*buffer                    # with nesterov
         p      = p - lr*g
 
     References

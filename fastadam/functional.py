@@ -55,7 +55,7 @@ def adam_step(
     eps : float, optional
         Added to the denominator.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty. With
+        This multiple of the parameter is added to the gradient: an L2 penalty. With
         `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted
         from the parameter instead.
     decoupled_weight_decay : bool, optional
@@ -120,7 +120,7 @@ def _step_checked(
     finished = _finished(step, len(params))
     group = dict(zip(ADAM.options, options, strict=True))
     if callable(lr := options[0]):
-        raise TypeError("lr must be a real number; of a schedule give lr=schedule(step - 1)")
+        raise TypeError("lr must be a real number; for a schedule give lr=schedule(step - 1)")
     group["lr"] = _hyper.real("lr", lr)
     suffixes = [f"[{i}]" for i in range(len(params))] if several else [""]
     labelled = []

@@ -99,7 +99,7 @@ class Optimizer:
             return
         if self._sums is not None:
             raise ValueError(
-                "step got gradients, but those that accumulate got were not stepped yet: call "
+                "step got gradients, but accumulate has kept others for the next step; call "
                 "step() without gradients first"
             )
         while not self._batch.step(grads, self.param_groups, loss_scale):
@@ -111,8 +111,8 @@ class Optimizer:
         Parameters
         ----------
         grads : ndarray, or nesting of ndarray as the parameters'
-            As in `step`; they are copied. An array that got None every time is
-            skipped, otherwise None counts as zero.
+            As in `step`, but `scipy.sparse` arrays are refused; they are copied. An array
+            that got None every time is skipped, otherwise None counts as zero.
 
         Raises
         ------

@@ -3,8 +3,8 @@
 Each function here makes a schedule: a function of the number of finished steps, 0
 before the first, which an optimizer takes as its ``lr``. Schedules can be pickled and
 copied and print as a call that makes them. After the last of their steps, where there
-is one, the learning rate stays what it was there. For an array of numbers of steps they
-give an array of learning rates, to be drawn.
+is one, the learning rate stays what it was there. Called with an array of numbers of
+steps, they return an array of learning rates, so that they can be drawn.
 """
 
 from __future__ import annotations
@@ -95,14 +95,15 @@ def linear(start: float, end: float, steps: SupportsIndex) -> Schedule:
 
 
 def polynomial(start: float, end: float, steps: SupportsIndex, power: float = 1.0) -> Schedule:
-    """From `start` to `end` with a power of the steps that are left.
+    """From `start` to `end`, by a power of the fraction of the steps that is left.
 
     Parameters
     ----------
     start, end, steps
         As in `linear`.
     power : float, optional
-        Above 0. Above 1 the learning rate changes fast at first, below 1 at last.
+        Above 0. If it is above 1, the learning rate changes fastest at the beginning; if it
+        is below 1, at the end.
 
     Returns
     -------
@@ -145,7 +146,7 @@ def exponential_decay(
     staircase: bool = False,
     end: float | None = None,
 ) -> Schedule:
-    """Times `rate` every `steps` steps: ``start * rate**(finished / steps)``.
+    """Multiply by `rate` every `steps` steps: ``start * rate**(finished / steps)``.
 
     Parameters
     ----------
@@ -156,10 +157,10 @@ def exponential_decay(
     steps : int
         At least 1.
     staircase : bool, optional
-        Change at every `steps`-th step alone: round the exponent down.
+        Change only at every `steps`-th step: the exponent is rounded down.
     end : float, optional
-        A learning rate to stop at: below 1 `rate` lowers it to no less than this, from 1 on
-        it raises it to no more.
+        Where the learning rate stops changing. If `rate` is below 1, it falls no lower than
+        this; otherwise it rises no higher.
 
     Returns
     -------
@@ -189,15 +190,15 @@ def exponential_decay(
 
 
 def piecewise_constant(start: float, scales: Mapping[int, float]) -> Schedule:
-    """Constant but for jumps.
+    """Constant, with jumps after given numbers of steps.
 
     Parameters
     ----------
     start : float
         The learning rate before the first jump.
     scales : dict of int to float
-        For numbers of finished steps, at least 1, by what the learning rate is
-        multiplied from there on. Factors accumulate.
+        The keys are numbers of finished steps, at least 1. From each of them on the learning
+        rate is multiplied by the key's value; factors accumulate.
 
     Returns
     -------
@@ -289,7 +290,7 @@ def warmup_cosine(
     warmup_steps : int
         At least 1.
     steps : int
-        The whole schedule's, including `warmup_steps`; more than these.
+        The number of steps of the whole schedule, more than `warmup_steps`, which it includes.
 
     Returns
     -------
@@ -334,13 +335,13 @@ def one_cycle(
     steps : int
         At least 1. The last of them, with ``steps - 1`` finished, has the final learning rate.
     pct_start : float, optional
-        Which part of the steps goes up, in [0, 1).
+        The fraction of the steps in which the learning rate rises, in [0, 1).
     anneal_strategy : {"cos", "linear"}, optional
-        Along half a cosine each, or straight lines.
+        Whether it rises and falls along half a cosine or along straight lines.
     div_factor : float, optional
-        `peak` over the first learning rate.
+        `peak` divided by the first learning rate.
     final_div_factor : float, optional
-        The first learning rate over the final one.
+        The first learning rate divided by the final one.
 
     Returns
     -------
@@ -383,7 +384,8 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[SupportsIndex]) -> 
     schedules : list of callable
         Functions of a number of finished steps, from here or your own.
     boundaries : list of int
-        After how many steps each but the first begins; increasing, at least 1.
+        For each schedule but the first, after how many steps it begins: at least 1, and
+        increasing.
 
     Returns
     -------
@@ -438,7 +440,7 @@ class ReduceOnPlateau:
     mode : {"min", "max"}, optional
         Whether a smaller or a larger metric is better.
     factor : float, optional
-        By what the learning rate is multiplied, in [0, 1).
+        What the learning rate is multiplied by, in [0, 1).
     patience : int, optional
         How many updates in a row may bring no improvement before one more reduces it.
     threshold : float, optional
@@ -449,7 +451,7 @@ class ReduceOnPlateau:
     cooldown : int, optional
         How many updates after a reduction are not counted against `patience`.
     min_lr : float, optional
-        The learning rate is not reduced below.
+        The learning rate is never reduced below this.
     eps : float, optional
         A reduction by no more than this is left out.
 
@@ -582,7 +584,7 @@ class ReduceOnPlateau:
         Parameters
         ----------
         metric : float
-            Of the kind of the others. A NaN is no improvement.
+            Its new value. A NaN is no improvement.
 
         Examples
         --------

@@ -75,8 +75,8 @@ class Adam(AdamOptimizer):
 def patch_sklearn() -> None:
     """Let scikit-learn's perceptrons with ``solver="adam"`` train with fastadam.
 
-    This holds for the whole process, and not for others: joblib's worker processes train with
-    scikit-learn's own (its threads with fastadam). Models that are being trained keep the
+    This holds for the whole process, with its threads, and for no other one: joblib's worker
+    processes train with scikit-learn's own optimizer. Models that are being trained keep the
     optimizer that they have. A fitted model is pickled with scikit-learn's own.
 
     Raises

@@ -782,7 +782,7 @@ def test_without_the_library(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["x.npz", "x.NPY", "x.pt", "x.pkl", "x.json", "x.tar.zip"])
 def test_endings_of_other_formats_are_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"x\..*: what reads \.\w+ files could not read"):
+    with pytest.raises(ValueError, match=r"x\..*: programs that read \.\w+ files cannot read"):
         _files.write(tmp_path / name, HEADER, make_small())
     assert os.listdir(tmp_path) == []
 

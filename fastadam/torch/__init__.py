@@ -33,8 +33,8 @@ a function as `lr`               ``torch.optim.lr_scheduler``
 `accumulate`                     several ``backward()`` before a step
 ================================ ============================================================
 
-`fastadam.Adam` and its family load the state dicts of these classes and of torch's. The other way
-goes only if the arrays in the state dict are made tensors, which torch asks for::
+`fastadam.Adam` and its family load the state dicts of these classes and of torch's. In the other
+direction, torch asks for tensors, so the arrays in the state dict must be made tensors first::
 
     for entry in state_dict["state"].values():
         for name, value in entry.items():
@@ -76,7 +76,7 @@ class Adam(WithEpsilonHat, torch.optim.Adam):
     eps : float, optional
         Added to the denominator.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty. With
+        This multiple of the parameter is added to the gradient: an L2 penalty. With
         `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted from it
         instead.
     amsgrad : bool, optional
@@ -99,7 +99,7 @@ class Adam(WithEpsilonHat, torch.optim.Adam):
         A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
         `capturable` or `differentiable` is set.
     TypeError, ValueError
-        An option or the parameters are what torch's class refuses, or `lr` is a function.
+        torch's class refuses an option or the parameters, or `lr` is a function.
 
     References
     ----------
@@ -183,7 +183,7 @@ class AdamW(WithEpsilonHat, torch.optim.AdamW):
         A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
         `capturable` or `differentiable` is set.
     TypeError, ValueError
-        An option or the parameters are what torch's class refuses, or `lr` is a function.
+        torch's class refuses an option or the parameters, or `lr` is a function.
 
     References
     ----------
@@ -248,7 +248,7 @@ class NAdam(Optimizer, torch.optim.NAdam):
     eps : float, optional
         Added to the denominator.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty. With
+        This multiple of the parameter is added to the gradient: an L2 penalty. With
         `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted from it
         instead.
     momentum_decay : float, optional
@@ -268,7 +268,7 @@ class NAdam(Optimizer, torch.optim.NAdam):
         A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
         `capturable` or `differentiable` is set.
     TypeError, ValueError
-        An option or the parameters are what torch's class refuses, or `lr` is a function.
+        torch's class refuses an option or the parameters, or `lr` is a function.
 
     References
     ----------
@@ -334,7 +334,7 @@ class RAdam(Optimizer, torch.optim.RAdam):
     eps : float, optional
         Added to the denominator.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty. With
+        This multiple of the parameter is added to the gradient: an L2 penalty. With
         `decoupled_weight_decay`, ``lr * weight_decay`` times the parameter is subtracted from it
         instead.
     decoupled_weight_decay : bool, optional
@@ -352,7 +352,7 @@ class RAdam(Optimizer, torch.optim.RAdam):
         A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
         `capturable` or `differentiable` is set.
     TypeError, ValueError
-        An option or the parameters are what torch's class refuses, or `lr` is a function.
+        torch's class refuses an option or the parameters, or `lr` is a function.
 
     References
     ----------
@@ -416,7 +416,7 @@ class Adamax(Optimizer, torch.optim.Adamax):
     eps : float, optional
         Added to the denominator.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty.
+        This multiple of the parameter is added to the gradient: an L2 penalty.
     foreach : bool, optional
         Taken as torch's classes take it; it changes nothing here.
     maximize : bool, optional
@@ -430,7 +430,7 @@ class Adamax(Optimizer, torch.optim.Adamax):
         A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
         `capturable` or `differentiable` is set.
     TypeError, ValueError
-        An option or the parameters are what torch's class refuses, or `lr` is a function.
+        torch's class refuses an option or the parameters, or `lr` is a function.
 
     References
     ----------
@@ -492,7 +492,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
     eps : float, optional
         Added to the denominator.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty.
+        This multiple of the parameter is added to the gradient: an L2 penalty.
     momentum : float, optional
         How much of the last update is kept in the next one; 0 is without momentum.
     centered : bool, optional
@@ -510,7 +510,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
         `capturable` or `differentiable` is set.
     TypeError, ValueError
-        An option or the parameters are what torch's class refuses, or `lr` is a function.
+        torch's class refuses an option or the parameters, or `lr` is a function.
 
     Centered, it takes ``maximum(square_avg - grad_avg**2, 0)``, where torch's own gives NaN when
     rounding brings the difference below zero.
@@ -576,9 +576,9 @@ class SGD(Optimizer, torch.optim.SGD):
     momentum : float, optional
         How much of the last update is kept in the next one; 0 is without momentum.
     dampening : float, optional
-        Which part of a gradient the momentum leaves out.
+        The fraction of each gradient that the momentum leaves out.
     weight_decay : float, optional
-        This times the parameter is added to the gradient: an L2 penalty.
+        This multiple of the parameter is added to the gradient: an L2 penalty.
     nesterov : bool, optional
         Look ahead; needs a momentum and no dampening.
     maximize : bool, optional
@@ -594,7 +594,7 @@ class SGD(Optimizer, torch.optim.SGD):
         A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
         `differentiable` is set.
     TypeError, ValueError
-        An option or the parameters are what torch's class refuses, or `lr` is a function.
+        torch's class refuses an option or the parameters, or `lr` is a function.
 
     With a momentum, the sparse gradient of an embedding leaves the buffers of other rows as
     they are, where torch's own moves those rows, too.
