@@ -43,13 +43,16 @@ def test_docstrings(module):
 @pytest.mark.parametrize(
     "block", re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S)
 )
-def test_readme(block):
+def test_readme(block, capsys):
+    """Each block runs, and prints what the comment behind each `print` says."""
     try:
         exec(compile(block, str(README), "exec"), {})
     except ModuleNotFoundError as error:
         if str(error.name).startswith("fastadam"):
             raise
         pytest.skip(f"{error.name} is not installed")
+    printed = re.findall(r"print\(.*\)  # (.*)$", block, re.M)
+    assert capsys.readouterr().out.splitlines() == printed
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -69,7 +72,9 @@ def listed_parameters(text):
     return [name.lstrip("*") for head in heads for name in head.split(" : ")[0].split(", ")]
 
 
-@pytest.mark.parametrize("name", ["fastadam", "fastadam.schedules", "fastadam.scipy", "fastadam.torch"])
+@pytest.mark.parametrize(
+    "name", ["fastadam", "fastadam.schedules", "fastadam.scipy", "fastadam.torch"]
+)
 def test_parameters_are_documented(name):
     """Each class and function lists its own, so that they can be read where it is called."""
     if name in ("fastadam.scipy", "fastadam.torch"):
