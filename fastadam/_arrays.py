@@ -175,9 +175,8 @@ class Arrays:
             name = self.names[0] + self.slots[i].suffix
             other = "another array" if isinstance(found, np.ndarray) else f"{found!r:.40}"
             raise ValueError(
-                f"{name} was replaced by {other}, which steps would not change: they change the "
-                f"array that the optimizer was made with. Write values into that one instead, "
-                f"{name}[...] = values, or make a new optimizer"
+                f"{name} was replaced by {other}, but steps change the array that the optimizer was "
+                f"made with. Where it is replaced, write into it instead: {name}[...] = values"
             )
 
     def check_groups(self, groups: Sequence[_hyper.Group]) -> list[_hyper.Hyper]:
@@ -208,11 +207,11 @@ class Arrays:
         label, array, _ = self.written[i]
         found = layout_of(array)
         if not array.flags.writeable:
-            raise ValueError(f"{label} has become read-only")
+            raise ValueError(f"{label} has become read-only; make it writable again")
         if found != self._layouts[i]:
             raise ValueError(
                 f"{label} was resized or reshaped: its shape, strides, dtype and address are "
-                f"{found}, expected {self._layouts[i]}"
+                f"{found}, expected {self._layouts[i]}. Undo that, or make a new optimizer"
             )
 
     def _check_rows_alone(self, i: int, grad: Any, weight_decay: float) -> None:
