@@ -175,8 +175,8 @@ class Arrays:
             name = self.names[0] + self.slots[i].suffix
             other = "another array" if isinstance(found, np.ndarray) else f"{found!r:.40}"
             raise ValueError(
-                f"{name} was replaced by {other}, but steps change the array that the optimizer was "
-                f"made with. Where it is replaced, write into it instead: {name}[...] = values"
+                f"{name} was replaced by {other}, but steps change the array that the optimizer "
+                f"was made with. Where it is replaced, write into it instead: {name}[...] = values"
             )
 
     def check_groups(self, groups: Sequence[_hyper.Group]) -> list[_hyper.Hyper]:
