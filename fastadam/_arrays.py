@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import repeat
+from operator import is_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +21,7 @@ from fastadam import _hyper, _rows, _tree
 from fastadam._checks import check_array
 from fastadam._rows import Rows, SumRows
 from fastadam._rules import Rule
-from fastadam._slots import Slot, layout_of, same_order
+from fastadam._slots import Slot, Watched, layout_of, owner_of, same_order, watched
 from fastadam._types import Array
 
 
@@ -106,8 +109,11 @@ class Arrays:
             )
             for group in members
         ]
-        self._layouts = [layout_of(array.view) for array in written]
         self._staged: dict[int, Array] = {}
+
+    @cached_property
+    def _watched(self) -> list[Watched]:
+        return [watched(array.user, array.view) for array in self.written]
 
     @property
     def specs(self) -> list[_tree.Spec]:
@@ -134,15 +140,30 @@ class Arrays:
             The nesting, a shape, a dtype or a kind of array does not fit.
         """
         self.check_nest()
-        plain = [
-            self.plain_gradient(i, leaf, weight_decays[slot.group], sum_rows)
-            for i, (leaf, slot) in enumerate(zip(self.leaves(grads), self.slots, strict=True))
-        ]
-        # All that ran other people's code.
-        for i in range(len(self.written)):
-            if i >= len(self.slots) or plain[i] is not None:
+        plain = self.leaves(grads)
+        n_checked = len(plain)
+        for i, grad in enumerate(plain):
+            if grad is not None and not self._fits(i, grad):
+                decay = weight_decays[self.slots[i].group]
+                plain[i] = self.plain_gradient(i, grad, decay, sum_rows)
+                n_checked = 0  # that may have run other people's code
+        for i in range(n_checked, len(self.written)):
+            if i >= len(plain) or plain[i] is not None:
                 self.check_param(i)
         return plain
+
+    def _fits(self, i: int, grad: Any) -> bool:
+        """Whether a gradient can be taken as it is; False, too, where that is not seen at once."""
+        like = self.slots[i].param
+        return (
+            type(grad) is np.ndarray
+            and grad.dtype == like.dtype
+            and grad.shape == like.shape
+            and grad.strides == like.strides
+            and grad.flags.aligned
+            and not self.spans.touch(grad)
+            and self._watched[i].is_as_made()
+        )
 
     def leaves(self, grads: Any) -> list[Any]:
         """The gradients, in the order of the slots, as they are."""
@@ -150,7 +171,10 @@ class Arrays:
             raise TypeError(
                 f"{self.names[1]} is None; did the function that computes it forget to return it?"
             )
-        return list(_tree.flatten(self.spec, grads, self.names[1]))
+        leaves: list[Any] = []
+        if not _take(self.spec, grads, leaves):
+            leaves = list(_tree.flatten(self.spec, grads, self.names[1]))
+        return leaves
 
     def plain_gradient(
         self, i: int, grad: Any, weight_decay: float, sum_rows: SumRows
@@ -166,7 +190,10 @@ class Arrays:
 
     def check_nest(self) -> None:
         """Check that the user put no other array into a dict or list in place of a parameter."""
-        if self.nest is None:
+        leaves: list[Any] = []
+        if self.nest is None or (
+            _take(self.spec, self.nest, leaves) and all(map(is_, leaves, self.params))
+        ):
             return
         for i, found in _tree.present(self.spec, self.nest):
             user = self.slots[i].user
@@ -204,14 +231,16 @@ class Arrays:
 
     def check_param(self, i: int) -> None:
         """Check one of the arrays that a step writes; the parameters come first."""
-        label, array, _ = self.written[i]
-        found = layout_of(array)
+        if self._watched[i].is_as_made():
+            return
+        label, array, view = self.written[i]
+        found, expected = layout_of(array), layout_of(view)
         if not array.flags.writeable:
             raise ValueError(f"{label} has become read-only; make it writable again")
-        if found != self._layouts[i]:
+        if found != expected:
             raise ValueError(
                 f"{label} was resized or reshaped: its shape, strides, dtype and address are "
-                f"{found}, expected {self._layouts[i]}. Undo that, or make a new optimizer"
+                f"{found}, expected {expected}. Undo that, or make a new optimizer"
             )
 
     def _check_rows_alone(self, i: int, grad: Any, weight_decay: float) -> None:
@@ -249,10 +278,27 @@ def _may_be_same(found: Array, user: Array) -> bool:
     return not user.size or np.may_share_memory(found, user)
 
 
+def _take(spec: _tree.Spec, nest: Any, leaves: list[Any]) -> bool:
+    """Append the leaves of a nesting; False if it is unusual, or is not as the spec says."""
+    if type(spec) is int:
+        leaves.append(nest)
+        return True
+    if type(spec) is list:
+        children = tuple(nest) if type(nest) in (list, tuple) else ()
+        return len(children) == len(spec) and all(map(_take, spec, children, repeat(leaves)))
+    return (
+        type(nest) is dict
+        and nest.keys() == spec.keys()
+        and all(_take(child, nest[key], leaves) for key, child in spec.items())
+    )
+
+
 class Spans:
     """The memory that a step writes: sorted, disjoint intervals of addresses."""
 
-    def __init__(self, arrays: Iterable[Array]) -> None:
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        #: The arrays that own the memory, by their ids; None is among them if one is not known.
+        self._owners = {id(owner): owner for owner in map(owner_of, arrays)}
         self.starts: list[int] = []
         self.ends: list[int] = []
         for start, end in sorted(byte_bounds(array) for array in arrays if array.size):
@@ -264,6 +310,9 @@ class Spans:
 
     def touch(self, array: Array) -> bool:
         """Whether an array may lie in any of this memory."""
+        owner = owner_of(array)
+        if owner is not None and id(None) not in self._owners and id(owner) not in self._owners:
+            return False  # without its address, which takes as long as four additions
         start, end = byte_bounds(array)
         before = bisect_left(self.starts, end)
         return array.size > 0 and before > 0 and self.ends[before - 1] > start

@@ -1,5 +1,6 @@
 """Any array a user has: what the kernels cannot walk is stepped just as well."""
 
+import ctypes
 import mmap
 
 import numpy as np
@@ -223,3 +224,47 @@ def test_array_objects_of_other_libraries():
     want = expected(p, g)
     fastadam.Adam(p).step(Foreign(g))
     assert np.array_equal(p, want)
+
+
+def _shared(kind):
+    """A parameter and a gradient in one memory, which belongs to what `kind` says."""
+    whole = np.arange(1.0, 7.0)
+    return {
+        "the parameter": lambda: (whole, whole[:]),
+        "the gradient": lambda: (whole[:], whole),
+        "a third array": lambda: (whole[:4], whole[2:]),
+        "a buffer of the gradient": lambda: (np.frombuffer(memoryview(whole)), whole),
+        "a subclass": lambda: (whole.view(np.memmap)[:], whole),
+        "bytes": lambda: (np.frombuffer(memory := bytearray(whole)), np.frombuffer(memory)),
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["the parameter", "the gradient", "a third array", "a buffer of the gradient", "a subclass",
+     "bytes"],
+)  # fmt: skip
+def test_a_gradient_in_the_memory_of_a_parameter(kind):
+    p, g = _shared(kind)
+    assert np.shares_memory(p, g)
+    q, first = np.zeros(g.shape), np.ones(p.shape)
+    expected = -0.5 * g
+    fastadam.SGD([p, q], lr=0.5).step([first, g])  # p is stepped first
+    assert np.array_equal(q, expected)
+
+
+@pytest.mark.parametrize("shift", [-8, -1, 1, 8])
+@pytest.mark.parametrize("layout", ["plain", "reversed", "strided"])
+def test_a_parameter_that_was_shifted_within_its_memory(layout, shift):
+    memory = np.zeros(200, np.uint8)
+    offset = 64 - memory.ctypes.data % 64
+    p = memory[offset : offset + 64].view(np.float64)
+    p = {"plain": p, "reversed": p[::-1], "strided": p[::2]}[layout]
+    opt = fastadam.Adam(p)
+    opt.step(np.ones(p.shape))
+    # As NumPy's setter of `data` did, which its newest versions do not have.
+    address = ctypes.c_void_p.from_address(id(p) + object.__basicsize__)
+    assert address.value == p.ctypes.data
+    address.value += shift
+    with pytest.raises(ValueError, match="was resized"):
+        opt.step(np.ones(p.shape))
