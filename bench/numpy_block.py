@@ -3,6 +3,8 @@
 python bench/numpy_block.py
 """
 
+from functools import partial
+
 import numpy as np
 
 import fastadam
@@ -14,14 +16,8 @@ N = 1_048_576
 
 def stepper(dtype, block):
     g = np.random.default_rng(0).standard_normal(N).astype(dtype)
-    _numpy.BLOCK = block  # sizes the scratch
-    opt = fastadam.Adam(np.ones(N, dtype))
-
-    def step():
-        _numpy.BLOCK = block
-        opt.step(g)
-
-    return step
+    _numpy.BLOCK = block
+    return partial(fastadam.Adam(np.ones(N, dtype)).step, g)
 
 
 def main():

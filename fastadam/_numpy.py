@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from fastadam._checks import DTYPES
 from fastadam._guard import HELD, REENTERED
 from fastadam._quiet import quietly
 from fastadam._rows import Rows
-from fastadam._rules import Scalars, step_block
+from fastadam._rules import Block, Scalars, step_blocks
 from fastadam._types import Array
 
 
@@ -79,10 +80,10 @@ REAL = {dtype: np.zeros(0, dtype).real.dtype for dtype in DTYPES}
 def flat(array: Array) -> Array:
     """A plain array's memory as a vector of real numbers."""
     if array.flags.c_contiguous:
-        vector = array.reshape(-1)
+        vector = array.ravel()
     else:
         vector = np.lib.stride_tricks.as_strided(array, (array.size,), (array.itemsize,))
-    return vector.view(REAL[vector.dtype])
+    return vector.view(REAL[vector.dtype]) if vector.dtype.kind == "c" else vector
 
 
 def block_sums(grad: Array, scale: float, wide: Array) -> Iterator[float]:
@@ -151,6 +152,12 @@ class Batch:
         self._lock = lock
         self._clip = clip
         self.retired = False  # whether the optimizer has another batch now
+        n_groups = len(arrays.traits)
+        self._hypers: list[Any] = [None] * n_groups
+        self._lrs = [0.0] * n_groups  # of this step
+        self._decays = [0.0] * n_groups
+        self._seen: list[_hyper.Group | None] = [None] * n_groups
+        self._scalars: dict[tuple[int, np.dtype[Any]], Scalars] = {}
         self._flat = [
             [
                 None if array is None else flat(array)
@@ -158,12 +165,23 @@ class Batch:
             ]
             for slot in arrays.slots
         ]
-        reals = [flat(slot.param) for slot in arrays.slots]
-        self._scratch = {
-            dtype: np.empty((3, max(min(real.size, BLOCK) for real in reals)), dtype)
-            for dtype in {real.dtype for real in reals}
-        }
+        dtypes = {REAL[slot.param.dtype] for slot in arrays.slots}
+        most = max((params.size for params, *_ in self._flat if params is not None), default=0)
+        self._scratch = {dtype: np.empty((3, min(most, BLOCK)), dtype) for dtype in dtypes}
+        self._blocks = [self._cut(streams) for streams in self._flat]
         self._wide = np.empty(NORM_BLOCK if clip.measures else 0)
+
+    def _cut(self, streams: Sequence[Array | None]) -> list[Block]:
+        """The blocks of an array."""
+        param, blocks = streams[0], []
+        assert param is not None
+        for start in range(0, param.size, BLOCK):
+            cut = slice(start, start + BLOCK)
+            p, average, *state = [None if stream is None else stream[cut] for stream in streams]
+            size = min(BLOCK, param.size - start)
+            a, b, c = [vector[:size] for vector in self._scratch[param.dtype]]
+            blocks.append(Block(cut, p, tuple(state), average, (a, b, c)))
+        return blocks
 
     def step(
         self,
@@ -192,24 +210,34 @@ class Batch:
         most_threads: int | None = None,
     ) -> None:
         """The same for who holds the lock."""
-        traits = self.arrays.traits
-        scale = _hyper.check_loss_scale(loss_scale, traits)
-        hypers = self.arrays.check_groups(groups)
-        lrs = [
-            _hyper.lr_now(hyper, self.finished, trait)
-            for hyper, trait in zip(hypers, traits, strict=True)
-        ]
-        decays = [hyper.weight_decay for hyper in hypers]
-        plain = self.arrays.plain_gradients(grads, decays, sum_rows)
-        quietly(self._run, plain, hypers, lrs, scale)
+        scale = 1.0
+        if type(loss_scale) is not float or loss_scale != 1.0:
+            scale = _hyper.check_loss_scale(loss_scale, self.arrays.traits)
+        self._load_groups(groups)
+        plain = self.arrays.plain_gradients(grads, self._decays, sum_rows)
+        quietly(self._run, plain, scale)
 
-    def _run(
-        self,
-        grads: list[Array | Rows | None],
-        hypers: list[_hyper.Hyper],
-        lrs: list[float],
-        loss_scale: float,
-    ) -> None:
+    def _load_groups(self, groups: list[_hyper.Group]) -> None:
+        """Check the groups in which an object was replaced, and call learning-rate functions."""
+        arrays = self.arrays
+        arrays.check_number(groups)
+        for i, group in enumerate(groups):
+            if i == len(self._seen):
+                arrays.check_number(groups)
+            if not has_items(group, self._seen[i]):
+                # What is remembered is what was checked: the group may get new values meanwhile.
+                if type(group) is dict:
+                    group = group.copy()
+                self._seen[i] = None
+                hyper = self._hypers[i] = _hyper.check_group(group, arrays.traits[i])
+                self._decays[i] = hyper.weight_decay
+                if _hyper.is_fixed(group, arrays.traits[i]):
+                    self._seen[i] = group
+        arrays.check_number(groups)  # what was read may have taken some away
+        for i, hyper in enumerate(self._hypers):
+            self._lrs[i] = _hyper.lr_now(hyper, self.finished, arrays.traits[i])
+
+    def _run(self, grads: list[Array | Rows | None], loss_scale: float) -> None:
         vectors = [
             None if grad is None else flat(grad.values if isinstance(grad, Rows) else grad)
             for grad in grads
@@ -228,32 +256,31 @@ class Batch:
             ):
                 self.skipped += 1
                 return
-        scalars: dict[tuple[Any, ...], Scalars] = {}
-        for i, (vector, slot) in enumerate(zip(vectors, self.arrays.slots, strict=True)):
+        factor = clip / loss_scale
+        for i, vector in enumerate(vectors):
             if vector is None:
                 continue
-            group, step, numbers = slot.group, self.steps[i] + 1, self.numbers[i]
-            key = group, step, numbers, vector.dtype
-            if key not in scalars:
-                scalars[key] = Scalars(
-                    self.arrays.rule, hypers[group], lrs[group], clip / loss_scale, step,
-                    numbers, vector.dtype,
-                )  # fmt: skip
-            self._step_array(i, grads[i], vector, scalars[key])
+            grad, slot, step = grads[i], self.arrays.slots[i], self.steps[i] + 1
+            k = self._scalars_of(slot.group, vector.dtype)
+            k.make_for(self._lrs[slot.group], factor, step, self.numbers[i])
+            for user, plain in slot.copies:
+                np.copyto(plain, user)
+            if isinstance(grad, Rows):
+                self._step_rows(self._flat[i], grad.rows, vector, k)
+            else:
+                step_blocks(k, vector, self._blocks[i])
+            for user, plain in slot.copies:
+                np.copyto(user, plain)
             self.steps[i] = step
-            self.numbers[i] = scalars[key].numbers
+            self.numbers[i] = k.numbers
         self.finished += 1
 
-    def _step_array(self, i: int, grad: Array | Rows | None, vector: Array, k: Scalars) -> None:
-        copies = self.arrays.slots[i].copies
-        for user, plain in copies:
-            np.copyto(plain, user)
-        if isinstance(grad, Rows):
-            self._step_rows(self._flat[i], grad.rows, vector, k)
-        else:
-            self._step_flat(self._flat[i], vector, k)
-        for user, plain in copies:
-            np.copyto(user, plain)
+    def _scalars_of(self, group: int, dtype: np.dtype[Any]) -> Scalars:
+        k = self._scalars.get((group, dtype))
+        if k is None or k.hyper is not self._hypers[group]:
+            k = Scalars(self.arrays.rule, self._hypers[group], dtype)
+            self._scalars[group, dtype] = k
+        return k
 
     def _step_rows(
         self, arrays: list[Array | None], rows: Array, vector: Array, k: Scalars
@@ -263,15 +290,17 @@ class Batch:
         shape = (-1, vector.size // rows.size)
         tables = [None if array is None else array.reshape(shape) for array in arrays]
         parts = [None if table is None else table[rows].reshape(-1) for table in tables]
-        self._step_flat(parts, vector, k)
+        step_blocks(k, vector, self._cut(parts))
         for table, part in zip(tables, parts, strict=True):
             if table is not None and part is not None:
                 table[rows] = part.reshape(shape)
 
-    def _step_flat(self, arrays: list[Array | None], vector: Array, k: Scalars) -> None:
-        for start in range(0, vector.size, BLOCK):
-            cut = slice(start, start + BLOCK)
-            p, average, *state = (None if array is None else array[cut] for array in arrays)
-            assert p is not None
-            scratch = self._scratch[vector.dtype][:, : p.size]
-            step_block(self.arrays.rule, k, p, vector[cut], tuple(state), average, scratch)
+
+def has_items(group: Any, seen: _hyper.Group | None) -> bool:
+    """Whether a group has the keys of `seen`, and the same objects under them."""
+    return (
+        seen is not None
+        and type(group) is dict
+        and [*group] == [*seen]
+        and all(map(is_, group.values(), seen.values()))
+    )

@@ -10,7 +10,7 @@ from fastadam._rules.adamax import ADAMAX
 from fastadam._rules.nadam import NADAM
 from fastadam._rules.radam import RADAM
 from fastadam._rules.rmsprop import RMSPROP
-from fastadam._rules.rule import Number, Rule, Scalars, step_block
+from fastadam._rules.rule import Block, Number, Rule, Scalars, step_blocks
 from fastadam._rules.sgd import SGD
 
 RULES = (ADAM, NADAM, RADAM, ADAMAX, RMSPROP, SGD)
@@ -23,8 +23,9 @@ __all__ = [
     "RMSPROP",
     "RULES",
     "SGD",
+    "Block",
     "Number",
     "Rule",
     "Scalars",
-    "step_block",
+    "step_blocks",
 ]

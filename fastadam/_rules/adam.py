@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import Block, Rule, Scalars, decayed, moved, power, root_of
+from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved, power, root_of
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
     bc1, bc2 = 1 - power(k.b1, k.step), 1 - power(k.b2, k.step)
     k.step_size = k.real(k.lr * math.sqrt(bc2) / bc1 if h.epsilon_hat else k.lr / bc1)
-    k.root = k.real(1 if h.epsilon_hat else 1 / math.sqrt(bc2))
+    k.root = k.factor(1 if h.epsilon_hat else 1 / math.sqrt(bc2))
 
 
-def step(k: Scalars, p: Block, g: Block, s: Any, a: Block, b: Block, c: Block) -> None:
+def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vector) -> None:
     m, v, vmax = s
     decayed(k, m, k.b1, k.c1, g, b)
     decayed(k, v, k.b2, k.c2, np.multiply(g, g, out=a), b, positive=True)
@@ -27,7 +27,8 @@ def step(k: Scalars, p: Block, g: Block, s: Any, a: Block, b: Block, c: Block) -
         v = np.maximum(vmax, v, out=vmax)
     denom = root_of(k, v, out=b)
     np.multiply(k.step_size, m, out=a)
-    moved(k, p, np.divide(a, denom, out=a))
+    a /= denom
+    moved(k, p, a)
 
 
 ADAM = Rule(

@@ -7,20 +7,23 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import Block, Rule, Scalars, decayed, moved, power
+from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved, power
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
     k.step_size = k.real(k.lr / (1 - power(k.b1, k.step)))
 
 
-def step(k: Scalars, p: Block, g: Block, s: Any, a: Block, b: Block, c: Block) -> None:
+def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vector) -> None:
     m, u = s
     decayed(k, m, k.b1, k.c1, g, b)
-    np.multiply(k.b2, u, out=u)
-    np.maximum(u, np.add(np.abs(g, out=a), k.eps, out=a), out=u)
+    u *= k.b2
+    np.abs(g, out=a)
+    a += k.eps
+    np.maximum(u, a, out=u)
     np.multiply(k.step_size, m, out=a)
-    moved(k, p, np.divide(a, u, out=a))
+    a /= u
+    moved(k, p, a)
 
 
 ADAMAX = Rule(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import Block, Number, Rule, Scalars, decayed, moved, power, root_of
+from fastadam._rules.rule import Number, Rule, Scalars, Vector, decayed, moved, power, root_of
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
@@ -19,18 +19,19 @@ def scalars(k: Scalars, h: Hyper) -> None:
     mu_product = k.numbers[0] * mu
     k.grad_step = k.real(k.lr * (1 - mu) / (1 - mu_product))
     k.step_size = k.real(k.lr * next_mu / (1 - mu_product * next_mu))
-    k.root = k.real(1 / math.sqrt(1 - power(k.b2, k.step)))
+    k.root = k.factor(1 / math.sqrt(1 - power(k.b2, k.step)))
     k.numbers = (mu_product,)
 
 
-def step(k: Scalars, p: Block, g: Block, s: Any, a: Block, b: Block, c: Block) -> None:
+def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vector) -> None:
     m, v = s
     decayed(k, m, k.b1, k.c1, g, b)
     decayed(k, v, k.b2, k.c2, np.multiply(g, g, out=a), b, positive=True)
     denom = root_of(k, v, out=b)
     np.multiply(k.step_size, m, out=a)
-    np.add(a, np.multiply(k.grad_step, g, out=c), out=a)
-    moved(k, p, np.divide(a, denom, out=a))
+    a += np.multiply(k.grad_step, g, out=c)
+    a /= denom
+    moved(k, p, a)
 
 
 NADAM = Rule(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import Block, Rule, Scalars, decayed, moved, power, root_of
+from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved, power, root_of
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
@@ -18,19 +18,21 @@ def scalars(k: Scalars, h: Hyper) -> None:
     bc1, bc2 = 1 - power(k.b1, k.step), 1 - power(k.b2, k.step)
     rho_inf = 2 / (1 - b2) - 1
     rho = rho_inf - 2 * float(k.step) * (1 - bc2) / bc2
-    k.step_size, k.root = k.real(k.lr / bc1), 1
+    k.step_size, k.root = k.real(k.lr / bc1), k.factor(1)
     k.rectified = rho > 5
     if k.rectified:
         r = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
         k.step_size = k.real(k.lr * math.sqrt(r) * math.sqrt(bc2) / bc1)
 
 
-def step(k: Scalars, p: Block, g: Block, s: Any, a: Block, b: Block, c: Block) -> None:
+def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vector) -> None:
     m, v = s
     decayed(k, m, k.b1, k.c1, g, b)
     decayed(k, v, k.b2, k.c2, np.multiply(g, g, out=a), b, positive=True)
-    update = np.multiply(k.step_size, m, out=a)
-    moved(k, p, np.divide(update, root_of(k, v, out=b), out=a) if k.rectified else update)
+    np.multiply(k.step_size, m, out=a)
+    if k.rectified:
+        a /= root_of(k, v, out=b)
+    moved(k, p, a)
 
 
 RADAM = Rule(

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import Block, Rule, Scalars, decayed, moved, normal, root_of
+from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved, normal, root_of
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
-    k.b2 = k.real(h.alpha)
-    k.step_size, k.root = k.real(k.lr), 1
+    k.b2, k.c2 = k.shares(h.alpha)
+    k.step_size, k.root = k.real(k.lr), k.factor(1)
 
 
-def step(k: Scalars, p: Block, g: Block, s: Any, a: Block, b: Block, c: Block) -> None:
+def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vector) -> None:
     v, buffer, mean = s
     decayed(k, v, k.b2, k.c2, np.multiply(g, g, out=a), b, positive=True)
     if k.hyper.centered:
@@ -27,10 +27,11 @@ def step(k: Scalars, p: Block, g: Block, s: Any, a: Block, b: Block, c: Block) -
     denom = root_of(k, v, out=b)
     if k.hyper.momentum == 0:
         np.multiply(k.step_size, g, out=a)
-        moved(k, p, np.divide(a, denom, out=a))
+        a /= denom
+        moved(k, p, a)
         return
-    np.divide(g, denom, out=a)
-    np.add(np.multiply(k.momentum, buffer, out=buffer), a, out=buffer)
+    buffer *= k.momentum
+    buffer += np.divide(g, denom, out=a)
     normal(k, buffer, b)
     moved(k, p, np.multiply(k.step_size, buffer, out=a))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import Block, Rule, Scalars, decayed, moved
+from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
@@ -17,7 +17,7 @@ def scalars(k: Scalars, h: Hyper) -> None:
     k.fresh = k.real(1 if k.step == 1 else 1 - h.dampening)
 
 
-def step(k: Scalars, p: Block, g: Block, s: Any, a: Block, b: Block, c: Block) -> None:
+def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vector) -> None:
     (buffer,) = s
     if k.hyper.momentum != 0:
         decayed(k, buffer, k.momentum, k.fresh, g, b)
