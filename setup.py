@@ -59,6 +59,12 @@ def cpu_family():
 class BuildKernels(build_ext):
     """Compile the kernels with their own flags, then the extensions as usual."""
 
+    def run(self):
+        # setuptools takes `inplace` away while it builds, and copies afterwards
+        in_sources = self.inplace or self.editable_mode
+        self.note_folder = "fastadam" if in_sources else os.path.join(self.build_lib, "fastadam")
+        super().run()
+
     def build_extension(self, ext):
         msvc = self.compiler.compiler_type == "msvc"
         flags = MSVC_FLAGS if msvc else UNIX_FLAGS
@@ -66,12 +72,12 @@ class BuildKernels(build_ext):
         if ext.name != "fastadam._native":
             super().build_extension(ext)
             return
-        note = os.path.join(os.path.dirname(self.get_ext_fullpath(ext.name)), "_not_built.txt")
+        note = os.path.join(self.note_folder, "_not_built.txt")
         try:
             self.add_kernels(ext, msvc, flags)
             super().build_extension(ext)
         except (CompileError, LinkError) as error:  # the package goes without it, and says why
-            os.makedirs(os.path.dirname(note), exist_ok=True)
+            os.makedirs(self.note_folder, exist_ok=True)
             with open(note, "w", encoding="utf-8") as file:
                 # of a command that failed, only the program
                 file.write(re.sub(r"\['(.*?)'.*\]", r"\1", str(error)).rstrip("."))

@@ -54,6 +54,7 @@ static double rest_begin, rest_end;
 void fa_set_num_threads(int n)
 {
     requested = n;
+#pragma omp critical(fa_rest)
     rest_begin = rest_end = 0.0;
 }
 

@@ -139,14 +139,16 @@ class Arrays:
         TypeError, ValueError, KeyError
             The nesting, a shape, a dtype or a kind of array does not fit.
         """
-        self.check_nest()
         plain = self.leaves(grads)
+        self.check_nest(plain)
         n_checked = len(plain)
         for i, grad in enumerate(plain):
             if grad is not None and not self._fits(i, grad):
                 decay = weight_decays[self.slots[i].group]
                 plain[i] = self.plain_gradient(i, grad, decay, sum_rows)
                 n_checked = 0  # that may have run other people's code
+        if not n_checked:
+            self.check_nest(plain)
         for i in range(n_checked, len(self.written)):
             if i >= len(plain) or plain[i] is not None:
                 self.check_param(i)
@@ -188,19 +190,27 @@ class Arrays:
             return self._apart(_rows.read(self.name(i), grad, self.slots[i].param, sum_rows))
         return self._plain(i, check_array(self.name(i), grad, self.slots[i].param))
 
-    def check_nest(self) -> None:
-        """Check that the user put no other array into a dict or list in place of a parameter."""
+    def check_nest(self, grads: Sequence[Any] | None = None) -> None:
+        """Check that the user put no other array into a dict or list in place of a parameter.
+
+        With the gradients of a step, those of None allow it: their arrays are not stepped.
+        """
         leaves: list[Any] = []
         if self.nest is None or (
             _take(self.spec, self.nest, leaves) and all(map(is_, leaves, self.params))
         ):
             return
         for i, found in _tree.present(self.spec, self.nest):
-            user = self.slots[i].user
-            if found is user or (isinstance(found, np.ndarray) and _may_be_same(found, user)):
+            user, is_array = self.slots[i].user, isinstance(found, np.ndarray)
+            if found is user or (is_array and _may_be_same(found, user)):
+                continue
+            if grads is not None and grads[i] is None:
                 continue
             name = self.names[0] + self.slots[i].suffix
-            other = "another array" if isinstance(found, np.ndarray) else f"{found!r:.40}"
+            other = "another array" if is_array else f"{found!r:.40}"
+            for slot in self.slots:
+                if found is slot.user:
+                    other = f"what was {self.names[0]}{slot.suffix}"
             raise ValueError(
                 f"{name} was replaced by {other}, but steps change the array that the optimizer "
                 f"was made with. Where it is replaced, write into it instead: {name}[...] = values"

@@ -98,9 +98,14 @@ def _names(keys: Sequence[Any], parts: Sequence[Mapping[str, Any]]) -> list[dict
 
     names = named([str(key) for key in keys])
     flat = [name for own in names for name in own.values()]
-    if len(set(flat)) < len(flat) or "__metadata__" in flat:  # which safetensors does not take
+    # Of the two last, safetensors files take neither.
+    if len(set(flat)) < len(flat) or "__metadata__" in flat or not all(map(_is_utf8, flat)):
         return named([f"{i}" for i in range(len(keys))])
     return names
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 class Unpacked(NamedTuple):
@@ -194,8 +199,10 @@ def _schedule_changes(
     header: Mapping[str, Any], groups: Sequence[Group]
 ) -> list[Callable[[], object]]:
     states = expect("schedules", header.get("schedules", ABSENT), list)
+    if len(states) != len(groups):
+        raise ValueError(f"damaged ({len(states)} schedules for {len(groups)} param groups)")
     calls = []
-    for i, (group, state) in enumerate(zip(groups, states, strict=False)):
+    for i, (group, state) in enumerate(zip(groups, states, strict=True)):
         try:
             calls += schedules.changes(group["lr"], state)
         except (TypeError, ValueError) as error:

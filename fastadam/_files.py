@@ -369,19 +369,18 @@ def _replacing(path: str) -> Iterator[str]:
     temporary = os.path.join(directory, f".fastadam-{secrets.token_hex(8)}.tmp")
     mode = _mode(target)
     try:
-        try:
-            open(temporary, "xb").close()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from None
+        open(temporary, "xb").close()
         if mode is not None:
             os.chmod(temporary, mode)
         yield temporary
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            error.filename = path  # a full disk names none
         raise
     with contextlib.suppress(OSError):  # Windows cannot, nor can every file system
         descriptor = os.open(directory, os.O_RDONLY)

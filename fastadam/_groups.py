@@ -14,7 +14,7 @@ from fastadam._arrays import Arrays, Written
 from fastadam._checks import check_array, check_separate, check_written, kind
 from fastadam._hyper import Group
 from fastadam._rules import Rule
-from fastadam._slots import Slot, slot, with_state
+from fastadam._slots import Slot, layout_of, slot, with_state
 from fastadam._types import Array
 
 
@@ -147,17 +147,20 @@ def arranged(
     )
 
 
-def checked_params(arrays: Arrays) -> list[Array]:
+def found_params(arrays: Arrays) -> list[Array]:
     """Views of the parameters, once it is checked that these are where they were."""
     arrays.check_nest()
-    for i in range(len(arrays.slots)):
-        arrays.check_param(i)
+    for i, own in enumerate(arrays.slots):
+        if layout_of(own.user) != layout_of(own.view):
+            arrays.check_param(i)  # which says what is wrong
     return [slot.view for slot in arrays.slots]
 
 
 def param_changes(arrays: Arrays, values: Sequence[Array]) -> list[Callable[[], object]]:
     """The calls of C that give the parameters values, which are checked."""
-    pairs = zip(checked_params(arrays), arrays.slots, values, strict=True)
+    pairs = zip(found_params(arrays), arrays.slots, values, strict=True)
+    for i in range(len(arrays.slots)):
+        arrays.check_param(i)
     return [
         partial(
             operator.setitem, view, ..., check_array("the saved params" + slot.suffix, value, view)

@@ -293,10 +293,10 @@ cdef class Batch:
     cpdef step_held(self, grads, groups, loss_scale, int most_threads=INT_MAX):
         """The same for who holds the lock."""
         try:
-            if self.nest is not None and not self.has_params(self.spec, self.nest):
-                self.arrays.check_nest()
             # Schedules may do anything, so gradients become pointers only after them.
             self.load_groups(groups, loss_scale)
+            if self.nest is not None and not self.has_params(self.spec, self.nest):
+                self.arrays.check_nest(self.arrays.leaves(grads))
             self.take_all(grads)
             self.run(most_threads)
         finally:
@@ -354,6 +354,7 @@ cdef class Batch:
         for i in range(self.n):
             if not self.fits(i, leaves[i]):
                 leaves[i] = self.mended(i, leaves[i])
+        self.arrays.check_nest(leaves)
         for i in range(self.n):
             self.hold(i, leaves[i])
         if not self.claim_held(mended=True):

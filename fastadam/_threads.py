@@ -78,7 +78,7 @@ def cpu_quota(root: Path = Path("/")) -> float:
     than that would be stopped for the rest of each tenth of a second.
     """
     try:
-        own = (root / "proc/self/cgroup").read_text().strip()
+        own = (root / "proc/self/cgroup").read_text(errors="surrogateescape").strip()
     except OSError:
         return math.inf
     if not own.startswith("0::/") or "\n" in own:  # not version 2 of cgroups alone

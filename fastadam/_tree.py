@@ -70,17 +70,23 @@ def build(spec: Spec, leaves: Sequence[Any]) -> Any:
 
 
 def present(spec: Spec, nest: Any) -> Iterator[tuple[int, Any]]:
-    """(its index, what is there now) of each leaf whose place a changed nesting still has."""
-    if isinstance(spec, dict):
-        for key, child in spec.items():
-            if isinstance(nest, Mapping) and key in nest:
-                yield from present(child, nest[key])
-    elif isinstance(spec, list):
-        if isinstance(nest, list | tuple):
-            for child, value in zip(spec, nest, strict=False):
-                yield from present(child, value)
-    else:
+    """(its index, what is there now) of each leaf whose key or entry a nesting still has.
+
+    What stands in place of a dict or a list is there in place of all its leaves.
+    """
+    if isinstance(spec, int):
         yield spec, nest
+    elif isinstance(spec, dict):
+        is_dict = isinstance(nest, Mapping)
+        for key, child in spec.items():
+            if not is_dict or key in nest:
+                yield from present(child, nest[key] if is_dict else nest)
+    elif isinstance(nest, list | tuple):
+        for child, value in zip(spec, nest, strict=False):
+            yield from present(child, value)
+    else:
+        for child in spec:
+            yield from present(child, nest)
 
 
 def is_unchanged(spec: Spec, nest: Any, leaves: Sequence[Any]) -> bool:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from fastadam._rows import RowGrad
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -25,11 +22,24 @@ class _Sparse(Protocol):
     def tocoo(self) -> Any: ...
 
 
+class _Rows(Protocol):
+    """A RowGrad."""
+
+    @property
+    def rows(self) -> Array: ...
+    @property
+    def values(self) -> Array: ...
+
+
 #: A gradient of one array.
-Grad: TypeAlias = Union[Array, _ArrayLike, _Sparse, "RowGrad", None]
-#: Parameters: an array, or arrays nested in dicts, lists and tuples.
-ArrayTree: TypeAlias = Array | Sequence["ArrayTree"] | Mapping[Any, "ArrayTree"]
-#: Gradients, nested as the parameters are.
-GradTree: TypeAlias = Grad | Sequence["GradTree"] | Mapping[Any, "GradTree"]
+Grad: TypeAlias = Array | _ArrayLike | _Sparse | _Rows | None
+if TYPE_CHECKING:
+    #: Parameters: an array, or arrays nested in dicts, lists and tuples.
+    ArrayTree: TypeAlias = Array | Sequence["ArrayTree"] | Mapping[Any, "ArrayTree"]
+    #: Gradients, nested as the parameters are.
+    GradTree: TypeAlias = Grad | Sequence["GradTree"] | Mapping[Any, "GradTree"]
+else:  # typing.get_type_hints would look the names up where they are used
+    ArrayTree = Array | Sequence[Any] | Mapping[Any, Any]
+    GradTree = Grad | Sequence[Any] | Mapping[Any, Any]
 #: Parameters with options of their own.
 ParamGroups: TypeAlias = Sequence[Mapping[str, Any]]

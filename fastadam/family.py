@@ -21,8 +21,10 @@ class Adam(Optimizer):
         Arrays of any shape, float32, float64, complex64 or complex128 (of
         which real and imaginary parts are separate parameters). They are
         changed in place by `step`. Write other numbers into them, as in
-        ``params["w"][...] = numbers``: after ``params["w"] = numbers`` the optimizer
-        would go on with the old array. A param group is a dict with a ``"params"``
+        ``params["w"][...] = numbers``: ``params["w"] = numbers`` puts another array into
+        the dict, which the next step refuses. (If an array is replaced elsewhere than in
+        the dicts and lists that are passed here, such as in an attribute of an object,
+        steps go on with the old one.) A param group is a dict with a ``"params"``
         entry and any of the options below, which then hold for that group.
     lr : float or callable, optional
         Learning rate, or a function of the number of finished steps that gives it, such as

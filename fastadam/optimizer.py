@@ -100,7 +100,7 @@ class Optimizer:
         if self._sums is not None:
             raise ValueError(
                 "step got gradients, but accumulate has kept others for the next step; call "
-                "step() without gradients first"
+                "step() without gradients first (to load a state drops them)"
             )
         while not self._batch.step(grads, self.param_groups, loss_scale):
             pass  # another thread replaced the batch, by loading a state dict, say
@@ -123,7 +123,7 @@ class Optimizer:
         Notes
         -----
         The mean is the sum divided by the number of gradients, so it is infinite where the
-        sum overflows.
+        sum overflows. `load` and `load_state_dict` drop what was kept.
 
         Examples
         --------
@@ -287,8 +287,10 @@ class Optimizer:
     def params(self) -> Any:
         """The arrays that steps change, nested as they were passed; for groups a list of those.
 
-        It is the very nesting that the optimizer got, not a copy. An optimizer that was
-        unpickled or copied has another one, of its own arrays.
+        The dicts and lists are the very ones that the optimizer got, which it watches: pass a
+        copy if you use them for other arrays later. An optimizer that was unpickled or copied
+        has others, of its own arrays. It shares them with a model that was copied in the same
+        call if they are plain dicts, lists and tuples with nothing but parameters in them.
 
         Examples
         --------
@@ -297,7 +299,8 @@ class Optimizer:
         >>> fastadam.Adam({"w": np.ones(2)}).params
         {'w': array([1., 1.])}
         """
-        return self._batch.arrays.nest
+        arrays = self._batch.arrays
+        return list(arrays.nest) if arrays.grouped else arrays.nest
 
     @property
     def current_lr(self) -> float:
@@ -443,7 +446,8 @@ class Optimizer:
         batch = self._backend.Batch(arrays, loaded.counts, self._lock, self._clip)
         groups = zip(self.param_groups, loaded.groups, strict=True)
         updates = [partial(dict.update, group, new) for group, new in groups]
-        self._replace(batch, [*changes, *updates])
+        forget = partial(object.__setattr__, self, "_sums", None)
+        self._replace(batch, [*changes, *updates, forget])
 
     def save(self, path: str | os.PathLike[str], *, params: bool = False, rng: Any = None) -> None:
         """Write a checkpoint: one file, which replaces an older one as a whole or not at all.
@@ -506,7 +510,7 @@ class Optimizer:
             saved = _checkpoint.pack(
                 type(self).__name__,
                 self._saved(),
-                _groups.checked_params(arrays) if params else None,
+                _groups.found_params(arrays) if params else None,
                 generators,
             )
             _files.write(path, *saved)
@@ -544,7 +548,8 @@ class Optimizer:
         -----
         If the learning rate was saved as a function, the optimizer must have a function now, and
         keeps it; if it was saved as a number, the optimizer's must be a number, too, and the saved
-        one takes its place. A ReduceOnPlateau gets what the saved one remembered.
+        one takes its place. A `schedules.ReduceOnPlateau`, as the learning rate itself or within
+        `schedules.join`, must have been saved as one, and gets what that one remembered.
 
         Examples
         --------
@@ -611,9 +616,9 @@ class Optimizer:
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse slips such as ``opt.weight_decay = 0.1``, which would change nothing."""
         if name not in _ATTRIBUTES:
-            if name in _hyper.OPTIONS:
+            if name in self._rule.options:
                 raise AttributeError(
-                    f"{name} is an option of the param groups: set opt.param_groups[0][{name!r}]"
+                    f"{name} is an option of each param group: set opt.param_groups[i][{name!r}]"
                 )
             if type(self).__module__ == "fastadam.family":
                 raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to be set")
@@ -638,6 +643,7 @@ class Optimizer:
     def _content(self) -> dict[str, Any]:
         """What a copy is made from, for who holds the lock."""
         arrays = self._held_batch().arrays
+        arrays.check_nest()  # the copy could not notice
         slots = [
             (slot.key, slot.suffix, slot.user, slot.group, slot.state, slot.average)
             for slot in arrays.slots

@@ -15,12 +15,13 @@ import operator
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal, SupportsFloat, SupportsIndex
+from typing import Any, Literal, Protocol, SupportsFloat, SupportsIndex, overload
 
 import numpy as np
 
 from fastadam import _hyper
 from fastadam._hyper import Schedule
+from fastadam._types import Array
 
 __all__ = [
     "ReduceOnPlateau",
@@ -36,7 +37,16 @@ __all__ = [
 ]
 
 
-def constant(value: float) -> Schedule:
+class Curve(Protocol):
+    """What the functions here make: a `Schedule` that takes arrays, too, to be drawn."""
+
+    @overload
+    def __call__(self, finished: int, /) -> float: ...
+    @overload
+    def __call__(self, finished: Array, /) -> Array: ...
+
+
+def constant(value: float) -> Curve:
     """The same learning rate at every step, for use in `join`.
 
     Parameters
@@ -64,7 +74,7 @@ def constant(value: float) -> Schedule:
     return _Schedule(_constant, value=_number("value", value))
 
 
-def linear(start: float, end: float, steps: SupportsIndex) -> Schedule:
+def linear(start: float, end: float, steps: SupportsIndex) -> Curve:
     """A straight line from `start` to `end`, up or down: `polynomial` of power 1.
 
     Parameters
@@ -94,7 +104,7 @@ def linear(start: float, end: float, steps: SupportsIndex) -> Schedule:
     return polynomial(start, end, steps)
 
 
-def polynomial(start: float, end: float, steps: SupportsIndex, power: float = 1.0) -> Schedule:
+def polynomial(start: float, end: float, steps: SupportsIndex, power: float = 1.0) -> Curve:
     """From `start` to `end`, by a power of the fraction of the steps that is left.
 
     Parameters
@@ -145,7 +155,7 @@ def exponential_decay(
     *,
     staircase: bool = False,
     end: float | None = None,
-) -> Schedule:
+) -> Curve:
     """Multiply by `rate` every `steps` steps: ``start * rate**(finished / steps)``.
 
     Parameters
@@ -189,7 +199,7 @@ def exponential_decay(
     )
 
 
-def piecewise_constant(start: float, scales: Mapping[int, float]) -> Schedule:
+def piecewise_constant(start: float, scales: Mapping[int, float]) -> Curve:
     """Constant, with jumps after given numbers of steps.
 
     Parameters
@@ -231,7 +241,7 @@ def piecewise_constant(start: float, scales: Mapping[int, float]) -> Schedule:
     )
 
 
-def cosine_decay(start: float, steps: SupportsIndex, *, end: float = 0.0) -> Schedule:
+def cosine_decay(start: float, steps: SupportsIndex, *, end: float = 0.0) -> Curve:
     """From `start` to `end` along half a cosine, without restarts.
 
     Parameters
@@ -280,7 +290,7 @@ def warmup_cosine(
     steps: SupportsIndex,
     *,
     end: float = 0.0,
-) -> Schedule:
+) -> Curve:
     """`linear` from `start` up to `peak`, then `cosine_decay` down to `end`.
 
     Parameters
@@ -325,7 +335,7 @@ def one_cycle(
     anneal_strategy: Literal["cos", "linear"] = "cos",
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
-) -> Schedule:
+) -> Curve:
     """Up to `peak`, then down to nearly nothing: the learning rates of torch's OneCycleLR.
 
     Parameters
@@ -376,7 +386,7 @@ def one_cycle(
     )
 
 
-def join(schedules: Sequence[Schedule], boundaries: Sequence[SupportsIndex]) -> Schedule:
+def join(schedules: Sequence[Schedule], boundaries: Sequence[SupportsIndex]) -> Curve:
     """One schedule after the other, each counting steps from where it begins.
 
     Parameters
@@ -474,8 +484,9 @@ class ReduceOnPlateau:
     Notes
     -----
     Pickles and deep copies of an optimizer take the object along; its `state_dict`
-    refers to it, as to any function. Files of `Adam.save` have its four attributes in them,
-    and `Adam.load` puts them into the object that the optimizer has as its ``lr``.
+    refers to it, as to any function. If it is the learning rate itself, or a part of a `join`,
+    and not within a function of yours, then `Adam.save` writes its four attributes, and
+    `Adam.load` puts them into the object that the optimizer has in its place.
 
     Examples
     --------
@@ -537,7 +548,12 @@ class ReduceOnPlateau:
         >>> plateau.state_dict()
         {'lr': 0.1, 'best': 2.0, 'bad_updates': 0, 'cooldown_left': 0}
         """
-        return {name: getattr(self, name) for name in _REMEMBERED}
+        return {
+            "lr": float(self.lr),
+            "best": float(self.best),
+            "bad_updates": int(self.bad_updates),
+            "cooldown_left": int(self.cooldown_left),
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave.
@@ -563,9 +579,10 @@ class ReduceOnPlateau:
 
     def _change(self, state_dict: Any) -> Callable[[], object]:
         """The call of C that takes over a state dict, which is checked."""
-        if not isinstance(state_dict, Mapping) or set(state_dict) != set(_REMEMBERED):
+        names = self.state_dict().keys()
+        if not isinstance(state_dict, Mapping) or state_dict.keys() != names:
             raise ValueError(
-                f"a ReduceOnPlateau's state has {', '.join(_REMEMBERED)}, found {state_dict!r:.100}"
+                f"a ReduceOnPlateau's state has {', '.join(names)}, found {state_dict!r:.100}"
             )
         best = state_dict["best"]
         if not isinstance(best, SupportsFloat):
@@ -620,9 +637,6 @@ class ReduceOnPlateau:
         return sign * value > sign * bar
 
 
-_REMEMBERED = ("lr", "best", "bad_updates", "cooldown_left")
-
-
 def state_of(schedule: Any) -> Any:
     """What a learning rate remembers from step to step, in what JSON has; None if nothing.
 
@@ -645,7 +659,8 @@ def changes(schedule: Any, state: Any) -> list[Callable[[], object]]:
         return [call for pair in zip(parts, state, strict=True) for call in changes(*pair)]
     if state is None and state_of(schedule) is None:
         return []
-    raise ValueError(f"it remembers {state!r:.100}, which the optimizer's {schedule!r} cannot take")
+    saved = f"it remembers {state!r:.100}" if state else "it was saved without a ReduceOnPlateau"
+    raise ValueError(f"{saved}, which the optimizer's {schedule!r:.60} cannot take over")
 
 
 class _Schedule(functools.partial[float]):

@@ -255,6 +255,7 @@ FORGED = {
         r"state\[0\].arrays.exp_avg is a whole number, expected a string",
     ),
     "schedules": (put("schedules", None), "schedules is null, expected a list"),
+    "no schedules": (put("schedules", []), "damaged .0 schedules for 1 param groups"),
     "a schedule": (put("schedules", [{"lr": 1.0}]), r"rate of param_groups\[0\]: it remembers"),
     "rng": (put("rng", {}), "rng is an object, expected a list"),
     "a generator": (put("rng", [None]), "states of 1 random generators, and rng has 0"),
@@ -565,7 +566,7 @@ def test_what_a_run_lacks_changes_nothing(suffix, tmp_path):
     run.opt.param_groups[0]["lr"] = 1.0
     refused("saved with a function as its learning rate, and the optimizer's is a n", path, rng=[])
     run.opt.param_groups[0]["lr"] = schedules.join([run.plateau, run.plateau], [3])
-    refused(r"rate of param_groups\[0\]: it remembers None", path, rng=[])
+    refused(r"rate of param_groups\[0\]: it was saved without a ReduceOnPlateau", path, rng=[])
     run.opt.param_groups[0]["lr"] = schedules.join([schedules.linear(0, 1, 2), run.plateau], [3])
     run.params["F"].flags.writeable = False
     refused("read-only", path, rng=[])
@@ -664,3 +665,48 @@ def test_generators_of_every_kind(kind, tmp_path):
         with pytest.raises(ValueError, match=r"bad: damaged \(rng\[0\]"):
             opt.load(tmp_path / "bad", rng=other)
         assert bits(copy.deepcopy(other).random(9)) == before
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_key_that_utf_8_cannot_write(suffix, tmp_path):
+    pytest.importorskip("safetensors")
+    opt = fastadam.Adam({"\ud800": np.ones(1)})
+    opt.save(tmp_path / f"x.{suffix}", params=True)
+    opt.load(tmp_path / f"x.{suffix}", params=True)
+
+
+def test_parameters_that_became_read_only_can_be_saved(tmp_path):
+    param = np.ones(2)
+    opt = fastadam.Adam(param)
+    param.flags.writeable = False
+    opt.save(tmp_path / "x", params=True)
+    with pytest.raises(ValueError, match="read-only; make it writable"):
+        opt.load(tmp_path / "x")
+    param.flags.writeable = True
+    param.resize((3,), refcheck=False)
+    with pytest.raises(ValueError, match="was resized"):
+        opt.save(tmp_path / "x", params=True)
+
+
+def test_a_load_drops_accumulated_gradients(tmp_path):
+    param = np.ones(2)
+    opt = fastadam.SGD(param, lr=1.0)
+    opt.save(tmp_path / "x")
+    for load in (lambda: opt.load(tmp_path / "x"), lambda: opt.load_state_dict(opt.state_dict())):
+        opt.accumulate(np.full(2, 9.0))
+        load()
+        with pytest.raises(ValueError, match="accumulate was not called"):
+            opt.step()
+        opt.step(np.zeros(2))
+    assert param.tolist() == [1.0, 1.0]
+
+
+def test_a_plateau_of_numpy_numbers_is_saved(tmp_path):
+    plateau = schedules.ReduceOnPlateau(0.5)
+    opt = fastadam.Adam(np.ones(1), lr=plateau)
+    plateau.lr *= np.float32(0.5)
+    plateau.best = np.int64(3)
+    opt.save(tmp_path / "x")
+    plateau.lr = plateau.best = 1.0
+    opt.load(tmp_path / "x")
+    assert plateau.state_dict() == {"lr": 0.25, "best": 3.0, "bad_updates": 0, "cooldown_left": 0}

@@ -153,3 +153,77 @@ def test_copies_of_more_than_parameters(again):
     alone.step({"w": np.ones(2), "layer": [np.ones(2), np.ones(1)]})
     assert params["w"].tolist() == [0.0, 0.0]
     assert np.allclose(alone.params["w"], -0.001)
+
+
+def test_arrays_without_a_gradient_may_be_replaced():
+    """Such as statistics that the user keeps among the parameters, and computes."""
+    params = {"w": np.zeros(2), "mean": np.zeros(2)}
+    opt = fastadam.SGD(params, lr=1.0)
+    params["mean"] = params["mean"] + 1
+    opt.step({"w": np.ones(2), "mean": None})
+    opt.accumulate({"w": np.ones(2), "mean": None})
+    opt.step()
+    assert params["w"].tolist() == [-2.0, -2.0]
+    with pytest.raises(ValueError, match=r"params.'mean'. was replaced"):
+        opt.step({"w": np.ones(2), "mean": np.ones(2)})
+
+
+@pytest.mark.parametrize("other", [np.ones((2, 2)), None, 3.0])
+def test_what_stands_in_place_of_a_list_or_a_dict(other):
+    params = {"list": [np.zeros(2), np.zeros(2)], "dict": {"w": np.zeros(2)}}
+    given = {"list": [np.ones(2)] * 2, "dict": {"w": np.ones(2)}}
+    for key, name in (("list", r"'list'\]\[0"), ("dict", r"'dict'\]\['w'")):
+        opt = fastadam.SGD(params)
+        before = params[key]
+        params[key] = other
+        refuse(opt, rf"params\[{name}\] was replaced by ", given=given)
+        params[key] = before
+        opt.step(given)
+
+
+def test_entries_that_change_places():
+    params = [np.zeros(2), np.zeros(2)]
+    opt = fastadam.SGD(params)
+    params.reverse()
+    refuse(opt, r"params\[0\] was replaced by what was params\[1\]", given=[np.ones(2)] * 2)
+
+
+@pytest.mark.parametrize("how", ["by a schedule", "by a gradient"])
+def test_what_is_replaced_within_a_step(how):
+    params = {"w": np.zeros(2), "b": np.zeros(2)}
+
+    def replace():
+        params["w"] = params["w"].copy()
+
+    class Gradient:
+        def __array__(self, dtype=None, copy=None):
+            replace()
+            return np.ones(2)
+
+    def schedule(finished):
+        if how == "by a schedule":
+            replace()
+        return 1.0
+
+    opt = fastadam.SGD(params, lr=schedule)
+    with pytest.raises(ValueError, match=r"params.'w'. was replaced"):
+        opt.step({"w": np.ones(2), "b": Gradient() if how == "by a gradient" else np.ones(2)})
+    assert opt.finished_steps == 0
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, pickle.dumps])
+def test_no_copy_is_made_of_what_was_replaced(again):
+    """It could never notice."""
+    params = {"w": np.zeros(2)}
+    opt = fastadam.SGD(params)
+    params["w"] = np.ones(2)
+    with pytest.raises(ValueError, match=r"params.'w'. was replaced"):
+        again((params, opt))
+
+
+def test_the_list_of_groups_is_the_user_s_to_change():
+    opt = fastadam.SGD([{"params": np.zeros(2)}])
+    opt.params.append(np.zeros(3))
+    opt.add_param_group({"params": np.ones(4)})
+    opt.step([np.ones(2), np.ones(4)])
+    assert len(opt.params) == 2

@@ -2,10 +2,14 @@
 
 import copy
 import doctest
+import importlib.util
 import itertools
 import math
+import os
 import pickle
 import random
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -470,37 +474,45 @@ def test_numpys_numbers_are_taken():
     assert {type(value) for value in values(schedule, 3)} == {float}
 
 
-def zeros_of_axes(number):
-    """What has the number in an array without axes, of this library and of others."""
-    yield np.array(number, np.float32)
-    try:
-        import torch
-    except ImportError:
-        pass
-    else:
-        yield torch.tensor(number, requires_grad=True)
-        yield torch.tensor(number, dtype=torch.bfloat16)
-    try:
-        from jax import numpy as jnp
-    except ImportError:
-        pass
-    else:
-        yield jnp.asarray(number)
-        yield jnp.asarray(number, jnp.bfloat16)
+ARRAYS_WITHOUT_AXES = """
+import numpy as np
+import fastadam
 
-
-def test_arrays_without_axes_are_numbers():
-    """As optax's schedules give them."""
-    for rate in zeros_of_axes(0.25):
-        for lr in (rate, lambda finished, rate=rate: rate):
-            w = np.zeros(2)
-            opt = fastadam.SGD(w, lr=lr)
-            for _ in range(2):
-                opt.step(np.ones(2))
-            assert w.tolist() == [-0.5, -0.5]
-            opt.param_groups[0]["weight_decay"] = rate * 0
+for rate in rates:
+    for lr in (rate, lambda finished: rate):
+        w = np.zeros(2)
+        opt = fastadam.SGD(w, lr=lr)
+        for _ in range(2):
             opt.step(np.ones(2))
-            assert w.tolist() == [-0.75, -0.75]
+        assert w.tolist() == [-0.5, -0.5], rate
+        opt.param_groups[0]["weight_decay"] = rate * 0
+        opt.step(np.ones(2))
+        assert w.tolist() == [-0.75, -0.75], rate
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "rates"),
+    [
+        ("numpy", "np.array(0.25, np.float32), np.float16(0.25)"),
+        (
+            "torch",
+            "torch.tensor(0.25, requires_grad=True), torch.tensor(0.25, dtype=torch.bfloat16)",
+        ),
+        ("jax", "jax.numpy.asarray(0.25), jax.numpy.asarray(0.25, jax.numpy.bfloat16)"),
+    ],
+)
+def test_arrays_without_axes_are_numbers(package, rates, backend):
+    """As optax's schedules give them. In a child, since JAX starts threads."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    chosen = {"FASTADAM_BACKEND": "numpy"} if backend == "numpy" else {"FASTADAM_ISA": backend}
+    code = f"import {package}, numpy as np\nrates = [{rates}]\n{ARRAYS_WITHOUT_AXES}"
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, **chosen}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 def test_other_arrays_are_none():

@@ -15,7 +15,7 @@ import pytest
 from children import step_in_child
 
 import fastadam
-from fastadam import _backend
+from fastadam import _backend, _threads
 from fastadam._threads import cpu_quota
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -328,3 +328,23 @@ class TestQuota:
     def test_elsewhere_there_is_none(self, tmp_path, own):
         assert self.quota(tmp_path, own) == math.inf
         assert cpu_quota(tmp_path / "none") == math.inf
+
+    def test_bytes_that_are_no_text(self, tmp_path):
+        self.quota(tmp_path, "0::/a\n", a="100000 100000\n")
+        (tmp_path / "proc/self/cgroup").write_bytes(b"0::/caf\xe9.scope\n")
+        assert cpu_quota(tmp_path) == math.inf
+
+    @compiled_only
+    @pytest.mark.parametrize(("quota", "expected"), [(0.5, 1), (1.9, 1), (math.inf, None)])
+    def test_holds_unless_the_user_says_otherwise(self, monkeypatch, quota, expected):
+        """In the process that begins; elsewhere `_begin` was done long ago."""
+        fastadam.set_num_threads(2)
+        monkeypatch.setattr(_threads, "cpu_quota", lambda: quota)
+        monkeypatch.delenv("FASTADAM_NUM_THREADS", raising=False)
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        _threads._begin()
+        before = fastadam.get_num_threads()
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        _threads._begin()
+        assert fastadam.get_num_threads() == (expected or before)
+        assert before == (1 if _backend.native() is None else 2)

@@ -1,12 +1,12 @@
 """What a user's type checker accepts and what it refuses, where mypy is installed."""
 
 import importlib.util
-import inspect
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import typing
 
 import pytest
 
@@ -79,6 +79,7 @@ fastadam.SGD(groups)
 fastadam.Adam((zeros(), [zeros(), {"b": zeros()}]), lr=schedules.ReduceOnPlateau(0.1))
 fastadam.Adam([{"params": zeros(), "lr": halved}, {"params": named}])
 opt: fastadam.Optimizer = fastadam.Adam(zeros(), lr=schedules.cosine_decay(0.1, 10))
+drawn: npt.NDArray[Any] = schedules.cosine_decay(0.1, 10)(np.arange(10))
 opt.step(zeros())
 opt.step()
 opt.step(Foreign())
@@ -163,4 +164,6 @@ def test_types_can_be_extended():
     def function(params: fastadam.ArrayTree | None, grads: fastadam.GradTree | None = None) -> None:
         pass
 
-    assert set(inspect.get_annotations(function)) == {"params", "grads", "return"}
+    assert set(typing.get_type_hints(function)) == {"params", "grads", "return"}
+    for known in (fastadam.Adam.__init__, fastadam.Adam.step, fastadam.adam_step):
+        assert len(typing.get_type_hints(known)) >= 2
