@@ -15,7 +15,7 @@ import pytest
 from children import step_in_child
 
 import fastadam
-from fastadam import _backend, _threads
+from fastadam import _backend
 from fastadam._threads import cpu_quota
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -335,16 +335,23 @@ class TestQuota:
         assert cpu_quota(tmp_path) == math.inf
 
     @compiled_only
-    @pytest.mark.parametrize(("quota", "expected"), [(0.5, 1), (1.9, 1), (math.inf, None)])
-    def test_holds_unless_the_user_says_otherwise(self, monkeypatch, quota, expected):
-        """In the process that begins; elsewhere `_begin` was done long ago."""
-        fastadam.set_num_threads(2)
-        monkeypatch.setattr(_threads, "cpu_quota", lambda: quota)
-        monkeypatch.delenv("FASTADAM_NUM_THREADS", raising=False)
-        monkeypatch.setenv("OMP_NUM_THREADS", "2")
-        _threads._begin()
-        before = fastadam.get_num_threads()
-        monkeypatch.delenv("OMP_NUM_THREADS")
-        _threads._begin()
-        assert fastadam.get_num_threads() == (expected or before)
-        assert before == (1 if _backend.native() is None else 2)
+    @pytest.mark.parametrize(("quota", "own", "expected"), [
+        ("0.5", {}, 1), ("1.9", {}, 1), ("math.inf", {}, 3), ("2.0", {"OMP_NUM_THREADS": "3"}, 3),
+    ])  # fmt: skip
+    def test_holds_unless_the_user_says_otherwise(self, quota, own, expected):
+        code = f"""
+import math
+import fastadam
+from fastadam import _threads
+fastadam.set_num_threads(3)
+_threads.cpu_quota = lambda: {quota}
+_threads._begin()
+print(fastadam.get_num_threads())
+"""
+        names = ("FASTADAM_NUM_THREADS", "OMP_NUM_THREADS")
+        clean = {key: value for key, value in os.environ.items() if key not in names}
+        result = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            env={**clean, **own}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert result.stdout == f"{expected}\n", result.stderr
