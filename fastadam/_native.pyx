@@ -168,7 +168,7 @@ cdef class Batch:
         cdef fa_array *c_array
         self.arrays = arrays
         self.spec = with_leaves(arrays.spec)
-        self.nest = arrays.nest
+        self.nest = None if type(arrays.spec) is int else arrays.nest  # or nothing holds the array
         self.lock = lock
         self.finished = counts.finished
         self.skipped = counts.skipped
