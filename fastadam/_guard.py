@@ -17,6 +17,11 @@ HELD = (
     "so its copy of the state is torn; make it anew from a state dict"
 )
 
+KEPT = (
+    "step got gradients, but accumulate has kept others for the next step; call step() without "
+    "gradients first (to load a state drops them)"
+)
+
 
 def at_once(changes: Iterable[Callable[[], object]]) -> Callable[[], Any]:
     """Several changes as one: a function that makes them all, the first time that it is called.

@@ -94,11 +94,16 @@ cdef class Lock:
 
 
 @cython.final
+cdef class Leaves:
+    cdef Py_ssize_t first, size
+
+
+@cython.final
 cdef class Batch:
     cdef readonly object arrays
     cdef object spec
-    cdef object nest  # the user's, in which the parameters must stay, or None
     cdef Lock lock
+    cdef public object sums  # of the gradients that accumulate kept, or None
     cdef public bint retired  # whether the optimizer has another batch now
     cdef int64_t elements  # of all arrays
     cdef list copies  # (index, user's array, plain array)
@@ -114,9 +119,11 @@ cdef class Batch:
     cdef Watched *watched  # the parameters, then whatever else is the user's
     cdef Interval *written
     cdef cnp.npy_intp *lengths  # of the watched arrays: shapes and strides
+    cdef object nest  # the user's, in which the parameters must stay, or None
 
     cpdef step_held(self, grads, groups, loss_scale, int most_threads=*)
     cdef bint has_params(self, object spec, object nest) noexcept
+    cdef bint has_leaves(self, Leaves spec, object nest) noexcept
     cdef int take_all(self, grads) except -1
     cdef object mended(self, Py_ssize_t i, grad)
     cdef bint match(self, object spec, object grads) except -1

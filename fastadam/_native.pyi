@@ -28,6 +28,7 @@ class Lock:
 
 class Batch:
     arrays: Arrays
+    sums: Any
     retired: bool
     finished: int
     skipped: int

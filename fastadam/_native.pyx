@@ -28,7 +28,7 @@ from time import sleep
 import numpy as np
 
 from fastadam import _hyper
-from fastadam._guard import HELD, REENTERED
+from fastadam._guard import HELD, KEPT, REENTERED
 from fastadam._rows import Rows
 from fastadam._rules import ADAM
 
@@ -138,8 +138,6 @@ include "_plain.pxi"
 @cython.final
 cdef class Leaves:
     """A list whose entries are all arrays, of the numbers first, first + 1, ..."""
-
-    cdef Py_ssize_t first, size
 
 
 cdef object with_leaves(spec):
@@ -285,6 +283,8 @@ cdef class Batch:
         try:
             if self.retired:
                 return False
+            if self.sums is not None:
+                raise ValueError(KEPT)
             self.step_held(grads, groups, loss_scale, most_threads)
             return True
         finally:
@@ -295,12 +295,29 @@ cdef class Batch:
         try:
             # Schedules may do anything, so gradients become pointers only after them.
             self.load_groups(groups, loss_scale)
-            if self.nest is not None and not self.has_params(self.spec, self.nest):
+            if self.nest is not None and not (
+                self.has_leaves(self.spec, self.nest)
+                if type(self.spec) is Leaves
+                else self.has_params(self.spec, self.nest)
+            ):
                 self.arrays.check_nest(self.arrays.leaves(grads))
             self.take_all(grads)
             self.run(most_threads)
         finally:
             self.release()
+
+    cdef bint has_leaves(self, Leaves spec, object nest) noexcept:
+        """Whether a list's parameters are in their places; more entries may have come behind."""
+        cdef Py_ssize_t i
+        cdef const Watched *watched = &self.watched[spec.first]
+        cdef PyObject **items
+        if not isinstance(nest, (list, tuple)) or PySequence_Fast_GET_SIZE(nest) < spec.size:
+            return False
+        items = PySequence_Fast_ITEMS(nest)
+        for i in range(spec.size):
+            if items[i] != watched[i].user:
+                return False
+        return True
 
     cdef bint has_params(self, object spec, object nest) noexcept:
         """Whether the parameters are in their places; False, too, where that is not seen at once.
@@ -313,7 +330,8 @@ cdef class Batch:
         cdef PyObject *key_now
         cdef PyObject *child
         cdef PyObject *now
-        cdef PyObject **items
+        if type(spec) is Leaves:
+            return self.has_leaves(spec, nest)
         if type(spec) is int:
             return <PyObject *>nest == self.watched[<Py_ssize_t>spec].user
         if type(spec) is dict:
@@ -325,19 +343,11 @@ cdef class Batch:
                 if not self.has_params(<object>child, <object>now):
                     return False
             return True
-        if not isinstance(nest, (list, tuple)):
+        size = PyList_GET_SIZE(spec)
+        if not isinstance(nest, (list, tuple)) or PySequence_Fast_GET_SIZE(nest) < size:
             return False
-        size = (<Leaves>spec).size if type(spec) is Leaves else PyList_GET_SIZE(spec)
-        if PySequence_Fast_GET_SIZE(nest) < size:
-            return False
-        items = PySequence_Fast_ITEMS(nest)
-        if type(spec) is Leaves:
-            for i in range(size):
-                if items[i] != self.watched[(<Leaves>spec).first + i].user:
-                    return False
-            return True
         for i in range(size):
-            if not self.has_params((<list>spec)[i], <object>items[i]):
+            if not self.has_params((<list>spec)[i], <object>PySequence_Fast_ITEMS(nest)[i]):
                 return False
         return True
 

@@ -15,7 +15,7 @@ import numpy as np
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
 from fastadam._checks import DTYPES
-from fastadam._guard import HELD, REENTERED
+from fastadam._guard import HELD, KEPT, REENTERED
 from fastadam._quiet import quietly
 from fastadam._rows import Rows
 from fastadam._rules import Block, Scalars, step_blocks
@@ -151,6 +151,7 @@ class Batch:
         self.grad_norm = counts.grad_norm
         self._lock = lock
         self._clip = clip
+        self.sums: Any = None  # of the gradients that accumulate kept
         self.retired = False  # whether the optimizer has another batch now
         n_groups = len(arrays.traits)
         self._hypers: list[Any] = [None] * n_groups
@@ -197,6 +198,8 @@ class Batch:
         with self._lock.hold():
             if self.retired:
                 return False
+            if self.sums is not None:
+                raise ValueError(KEPT)
             if self._lock.refusal:
                 raise RuntimeError(self._lock.refusal)
             self.step_held(grads, groups, loss_scale, most_threads)

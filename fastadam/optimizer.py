@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from fastadam import _backend, _checkpoint, _files, _generators, _groups, _hyper, _tree
 from fastadam._accumulate import ACCUMULATED, Sums
-from fastadam._arrays import Counts
+from fastadam._arrays import Arrays, Counts
 from fastadam._average import Averaged, copies_of_averages
 from fastadam._guard import at_once
 from fastadam._hyper import Group, Schedule
@@ -24,7 +24,7 @@ from fastadam._types import Array, GradTree
 
 _REMADE = ("_backend", "_lock", "_batch")
 _ATTRIBUTES = {
-    "defaults", "param_groups", "lr", "_clip", "_ema_decay", "_sums", "_backend", "_lock", "_batch"
+    "defaults", "param_groups", "lr", "_clip", "_ema_decay", "_backend", "_lock", "_batch"
 }  # fmt: skip
 
 
@@ -34,8 +34,8 @@ class Optimizer:
     param_groups: list[Group]
     _rule: ClassVar[Rule]
     _fixed: ClassVar[Group] = {}  # options that a loaded state dict does not change
-    #: The arrays with their state and counts; of `_backend`. All of that changes in one
-    #: assignment, when another batch takes its place.
+    #: The arrays with their state and counts, and the sums of accumulated gradients; of
+    #: `_backend`. All of that changes in one assignment, when another batch takes its place.
     _batch: Any
 
     def __init__(
@@ -51,7 +51,6 @@ class Optimizer:
         self._clip = _hyper.check_clip(max_grad_norm, skip_nonfinite)
         self._ema_decay = _hyper.check_ema_decay(ema_decay)
         self.param_groups = []
-        self._sums: Sums | None = None
         self._backend = _backend.module()
         self._lock = self._backend.Lock()
         self._batch = None
@@ -97,11 +96,6 @@ class Optimizer:
         if grads is ACCUMULATED:
             self._step_mean(loss_scale)
             return
-        if self._sums is not None:
-            raise ValueError(
-                "step got gradients, but accumulate has kept others for the next step; call "
-                "step() without gradients first (to load a state drops them)"
-            )
         while not self._batch.step(grads, self.param_groups, loss_scale):
             pass  # another thread replaced the batch, by loading a state dict, say
 
@@ -138,13 +132,14 @@ class Optimizer:
         array([-2., -3.])
         """
         with self._lock.hold():
-            self._sums = self._sums_with(grads)
+            batch = self._held_batch()
+            batch.sums = self._sums_with(grads, batch.sums, batch.arrays)
 
-    def _sums_with(self, grads: GradTree) -> Sums:
-        sum_rows, arrays = self._backend.sum_rows, self._held_batch().arrays
+    def _sums_with(self, grads: GradTree, sums: Sums | None, arrays: Arrays) -> Sums:
+        sum_rows = self._backend.sum_rows
         decays = [hyper.weight_decay for hyper in arrays.check_groups(self.param_groups)]
         plain = arrays.plain_gradients(grads, decays, sum_rows)
-        return quietly((self._sums or Sums()).plus, plain, arrays, sum_rows)
+        return quietly((sums or Sums()).plus, plain, arrays, sum_rows)
 
     def _held_batch(self) -> Any:
         """The batch, for who holds the lock, or an error if it must not be used now."""
@@ -155,16 +150,16 @@ class Optimizer:
     def _step_mean(self, loss_scale: float) -> None:
         with self._lock.hold():
             batch = self._held_batch()
-            if self._sums is None:
+            if batch.sums is None:
                 raise ValueError("step got no gradients, and accumulate was not called before")
-            means = quietly(self._sums.means, len(batch.arrays.slots))
+            means = quietly(batch.sums.means, len(batch.arrays.slots))
             grads = _tree.build(batch.arrays.spec, means)
-            before, attributes = batch.finished + batch.skipped, vars(self)
+            before = batch.finished + batch.skipped
             try:
                 batch.step_held(grads, self.param_groups, loss_scale)
             finally:  # also where Ctrl-C came during the step, which was done all the same
                 if batch.finished + batch.skipped != before:
-                    attributes["_sums"] = None  # no call, at whose end a signal could come
+                    batch.sums = None  # no call, at whose end a signal could come
 
     def averaged_params(self) -> Any:
         """The moving average of the parameters, with `ema_decay`.
@@ -446,8 +441,7 @@ class Optimizer:
         batch = self._backend.Batch(arrays, loaded.counts, self._lock, self._clip)
         groups = zip(self.param_groups, loaded.groups, strict=True)
         updates = [partial(dict.update, group, new) for group, new in groups]
-        forget = partial(object.__setattr__, self, "_sums", None)
-        self._replace(batch, [*changes, *updates, forget])
+        self._replace(batch, [*changes, *updates])
 
     def save(self, path: str | os.PathLike[str], *, params: bool = False, rng: Any = None) -> None:
         """Write a checkpoint: one file, which replaces an older one as a whole or not at all.
@@ -591,6 +585,7 @@ class Optimizer:
         counts.steps.extend([0] * n_new)
         counts.numbers.extend([self._rule.first_numbers] * n_new)
         batch = self._backend.Batch(arrays, counts, self._lock, self._clip)
+        batch.sums = self._batch.sums if self._batch else None
         self._replace(batch, [partial(self.param_groups.extend, new_groups)])
 
     def _replace(self, batch: Any, changes: Sequence[Callable[[], object]]) -> None:
@@ -657,7 +652,7 @@ class Optimizer:
             else _tree.build(spec, arrays.params)
             for spec, nest in zip(arrays.specs, arrays.nests, strict=True)
         ]
-        batch = arrays.specs, nests, arrays.grouped, slots, self._counts()
+        batch = arrays.specs, nests, arrays.grouped, slots, self._counts(), self._batch.sums
         return {**content, "_batch": batch}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
@@ -670,7 +665,7 @@ class Optimizer:
         raise TypeError("a copy would share its parameters with this optimizer; use copy.deepcopy")
 
     def __setstate__(self, content: dict[str, Any]) -> None:
-        specs, nests, grouped, slots, counts = content.pop("_batch")
+        specs, nests, grouped, slots, counts, sums = content.pop("_batch")
         vars(self).update(content)
         slots = [
             with_state(slot(self._rule, [user], group, suffix, key), state, average)
@@ -679,7 +674,9 @@ class Optimizer:
         arrays = _groups.arranged(self._rule, specs, nests, slots, self._ema_decay, grouped)
         self._backend = _backend.module()
         self._lock = self._backend.Lock()
-        self._batch = self._backend.Batch(arrays, counts, self._lock, self._clip)
+        batch = self._backend.Batch(arrays, counts, self._lock, self._clip)
+        batch.sums = sums
+        self._batch = batch
 
     def __repr__(self) -> str:
         arrays = self._batch.arrays

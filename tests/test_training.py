@@ -344,7 +344,7 @@ class TestFoundInReview:
             order = rng.permutation(7)
             one.accumulate(g)
             other.accumulate(RowGrad(order, g[order]))
-        assert len(other._sums[0].rows) == 7
+        assert len(other._batch.sums[0].rows) == 7
         one.step()
         other.step()
         assert bits(p) == bits(q)
