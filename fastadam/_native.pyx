@@ -307,7 +307,10 @@ cdef class Batch:
             self.release()
 
     cdef bint has_leaves(self, Leaves spec, object nest) noexcept:
-        """Whether a list's parameters are in their places; more entries may have come behind."""
+        """Whether a list's parameters are in their places; more entries may have come behind.
+
+        Apart from `has_params`, in which this would take 15 ns more.
+        """
         cdef Py_ssize_t i
         cdef const Watched *watched = &self.watched[spec.first]
         cdef PyObject **items
