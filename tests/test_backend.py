@@ -13,7 +13,6 @@ import fastadam
 from fastadam import _backend
 from fastadam._rules import RULES
 
-
 #: For processes that shall not warn of a missing extension.
 QUIET = {} if _backend.native() else {"FASTADAM_BACKEND": "numpy"}
 
