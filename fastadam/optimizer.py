@@ -139,7 +139,7 @@ class Optimizer:
         sum_rows = self._backend.sum_rows
         decays = [hyper.weight_decay for hyper in arrays.check_groups(self.param_groups)]
         plain = arrays.plain_gradients(grads, decays, sum_rows)
-        return quietly((sums or Sums()).plus, plain, arrays, sum_rows)
+        return quietly((Sums() if sums is None else sums).plus, plain, arrays, sum_rows)
 
     def _held_batch(self) -> Any:
         """The batch, for who holds the lock, or an error if it must not be used now."""

@@ -490,3 +490,13 @@ def test_adam_step_is_a_step_of_adam():
     before = copies[0].copy()
     fastadam.adam_step(copies, [None, grads[1]], m, v, step=6)
     assert (copies[0] == before).all()
+
+
+def test_a_time_without_any_gradient_counts_in_the_mean():
+    params = {"w": np.zeros(2), "b": np.zeros(1)}
+    opt = fastadam.SGD(params, lr=1.0)
+    opt.accumulate({"w": None, "b": None})
+    opt.accumulate({"w": np.full(2, 4.0), "b": None})
+    opt.step()
+    assert params["w"].tolist() == [-2.0, -2.0]
+    assert params["b"].tolist() == [0.0]
