@@ -10,7 +10,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import repeat
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -174,7 +173,7 @@ class Arrays:
                 f"{self.names[1]} is None; did the function that computes it forget to return it?"
             )
         leaves: list[Any] = []
-        if not _take(self.spec, grads, leaves):
+        if not _tree.take(self.spec, grads, leaves):
             leaves = list(_tree.flatten(self.spec, grads, self.names[1]))
         return leaves
 
@@ -197,7 +196,7 @@ class Arrays:
         """
         leaves: list[Any] = []
         if self.nest is None or (
-            _take(self.spec, self.nest, leaves) and all(map(is_, leaves, self.params))
+            _tree.take(self.spec, self.nest, leaves) and all(map(is_, leaves, self.params))
         ):
             return
         for i, found in _tree.present(self.spec, self.nest):
@@ -286,21 +285,6 @@ class Arrays:
 def _may_be_same(found: Array, user: Array) -> bool:
     """Whether steps that change the one are seen in the other, such as a view."""
     return not user.size or np.may_share_memory(found, user)
-
-
-def _take(spec: _tree.Spec, nest: Any, leaves: list[Any]) -> bool:
-    """Append the leaves of a nesting; False if it is unusual, or is not as the spec says."""
-    if type(spec) is int:
-        leaves.append(nest)
-        return True
-    if type(spec) is list:
-        children = tuple(nest) if type(nest) in (list, tuple) else ()
-        return len(children) == len(spec) and all(map(_take, spec, children, repeat(leaves)))
-    return (
-        type(nest) is dict
-        and nest.keys() == spec.keys()
-        and all(_take(child, nest[key], leaves) for key, child in spec.items())
-    )
 
 
 class Spans:

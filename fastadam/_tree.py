@@ -7,6 +7,8 @@ the arrays: ``{"W": 0, "layers": [1, 2]}``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
+from operator import is_
 from typing import Any, TypeAlias
 
 from fastadam._checks import kind
@@ -89,21 +91,27 @@ def present(spec: Spec, nest: Any) -> Iterator[tuple[int, Any]]:
             yield from present(child, nest)
 
 
+def take(spec: Spec, nest: Any, leaves: list[Any]) -> bool:
+    """Append the leaves of a nesting; False if it is unusual, or is not as the spec says."""
+    if type(spec) is int:
+        leaves.append(nest)
+        return True
+    if type(spec) is list:
+        children = tuple(nest) if type(nest) in (list, tuple) else ()
+        return len(children) == len(spec) and all(map(take, spec, children, repeat(leaves)))
+    return (
+        type(nest) is dict
+        and nest.keys() == spec.keys()
+        and all(take(child, nest[key], leaves) for key, child in spec.items())
+    )
+
+
 def is_unchanged(spec: Spec, nest: Any, leaves: Sequence[Any]) -> bool:
     """Whether a nesting is one of plain dicts, lists and tuples, with just these leaves."""
-    if isinstance(spec, dict):
-        return (
-            type(nest) is dict
-            and nest.keys() == spec.keys()
-            and all(is_unchanged(child, nest[key], leaves) for key, child in spec.items())
-        )
-    if isinstance(spec, list):
-        return (
-            type(nest) in (list, tuple)
-            and len(nest) == len(spec)
-            and all(map(is_unchanged, spec, nest, [leaves] * len(spec)))
-        )
-    return nest is leaves[spec]
+    found: list[Any] = []
+    expected: list[Any] = []
+    take(spec, build(spec, leaves), expected)
+    return take(spec, nest, found) and all(map(is_, found, expected))
 
 
 def label(prefix: str, path: Path) -> str:
