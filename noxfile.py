@@ -1,0 +1,127 @@
+"""The project's checks, one session each; CI and the GitHub workflows call these.
+
+``nox -l`` lists them and ``nox -s csrc`` runs one. Plain ``nox`` runs what is worth running
+before every commit.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["style", "types", "quick"]
+
+BUILD_TOOLS = ["setuptools>=77", "cython>=3.1", "numpy>=2"]
+TORCH = "torch==2.13.0"  # on PyPI, of these versions only this one is a build for CPUs alone
+#: What would change what the tests run on.
+CHOICES = ["FASTADAM_BACKEND", "FASTADAM_ISA", "FASTADAM_NUM_THREADS", "OMP_NUM_THREADS"]
+for name in CHOICES:
+    os.environ.pop(name, None)
+
+
+def sh(session, command, **options):
+    """Run a command as the README has it, in a shell."""
+    session.run("bash", "-euo", "pipefail", "-c", command, external=True, **options)
+
+
+def clean_copy(session, name="src"):
+    """A folder with what is committed alone, where no build is left over."""
+    folder = Path(session.create_tmp()) / name
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("git", "clone", "-q", ".", str(folder), external=True)
+    return folder
+
+
+@nox.session
+def style(session):
+    """ruff."""
+    session.install("ruff")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session):
+    """mypy."""
+    session.install("mypy", "numpy")
+    session.run("mypy")
+
+
+@nox.session
+def quick(session):
+    """The tests of the rule, the arrays and the optimizers; a minute."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-q", "-k", "rule or bits or arrays or optimizer or errors")
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize("compiler", ["gcc", "clang"])
+def csrc(session, compiler):
+    """csrc/ by hand: warnings are errors, and sanitizers find nothing."""
+    make = ["make", "-s", "-C", "tests/c", f"CC={compiler}"]
+    session.run(*make, external=True)
+    session.run(*make, "SANITIZE=address,undefined", external=True)
+
+
+@nox.session
+def tests(session):
+    """README: pip install '.[test]' && pytest; nothing may be skipped."""
+    session.chdir(clean_copy(session))
+    session.install(TORCH, ".[test-all]")  # what some tests compare with
+    sh(session, "pip install -q '.[test]' && pytest -q", env={"FASTADAM_TEST_STRICT": "1"})
+    session.run("python", "-P", "-m", "fastadam", "--require-compiled")
+
+
+@nox.session
+def examples(session):
+    """README: digits.py with at least 97 % each; the adapters' examples."""
+    session.install(TORCH, ".[examples,scipy]")
+    folder = session.create_tmp()
+    sh(
+        session,
+        f"pip install -q '.[examples]' && python examples/digits.py --plot {folder}/digits.png"
+        f" | tee {folder}/digits\n"
+        f"grep -oE '[a-zA-Z] +[0-9.]+%' {folder}/digits"
+        " | awk '{ n += ($2 + 0 >= 97) } END { exit n != 2 }'",
+    )
+    session.run("python", "examples/torch_classifier.py")
+    session.run("python", "examples/sklearn_mlp.py")
+    session.run("python", "examples/scipy_minimize.py", "--plot", f"{folder}/scipy.png")
+
+
+@nox.session
+def wheel(session):
+    """The sdist builds the wheel, whose tests pass outside the checkout."""
+    folder = Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder / "dist", ignore_errors=True)
+    session.install("build")
+    session.run("python", "-m", "build", "-q", "--outdir", str(folder / "dist"), ".")
+    (built,) = (folder / "dist").glob("*.whl")
+    session.install(str(built), "pytest", "pytest-benchmark", "hypothesis")
+    elsewhere = folder / "elsewhere"
+    shutil.rmtree(elsewhere, ignore_errors=True)
+    elsewhere.mkdir()
+    for name in ["tests", "docs", "README.md", "pyproject.toml"]:
+        sh(session, f"cp -r {name} {elsewhere}")
+    session.chdir(elsewhere)
+    session.run("pytest", "-q", "-k", "backend or objects or docs or arrays or optimizer")
+    session.run("python", "-P", "-m", "fastadam", "--require-compiled")
+
+
+@nox.session
+def numpy_only(session):
+    """Without a compiler the install succeeds, and the same suite passes on NumPy."""
+    session.chdir(clean_copy(session))
+    session.install(".", "pytest", "pytest-benchmark", "hypothesis", env={"CC": "/bin/false"})
+    session.run("pytest", "-q", env={"FASTADAM_BACKEND": "numpy"})
+    require = ["python", "-P", "-m", "fastadam", "--require-compiled"]
+    session.run(*require, success_codes=[1])
+    sh(
+        session,
+        "! FASTADAM_BACKEND=c python -P -c 'import fastadam' 2> error\n"
+        "grep 'could not be built: Command' error",
+    )
