@@ -84,7 +84,7 @@ typedef struct {
     double grad_norm;     /* of all gradients, divided by the loss scale */
     double max_grad_norm; /* infinity: do not clip */
     int skip_nonfinite;   /* leave out a step whose norm or gradient is not finite */
-    fa_constants *constants; /* room for fa_constants_size() bytes a job */
+    fa_constants *constants; /* room for fa_constants_size() bytes a job, zeros at first */
     double *sums; /* room for fa_blocks() of every job, if the norm is measured */
 } fa_batch;
 size_t fa_constants_size(void);

@@ -13,7 +13,7 @@
     X(alpha) \
     X(momentum) \
     X(dampening) \
-    X(momentum_decay) \
+    X(psi) \
     X(ema_decay) \
     X(amsgrad) \
     X(maximize) \

@@ -4,6 +4,22 @@
 
 #include "fastadam.h"
 
+/* A number from 0 to less than 1; digits are worth 2^-128, 2^-96, 2^-64 and 2^-32. */
+enum { FA_DIGITS = 4 };
+typedef struct {
+    uint32_t digits[FA_DIGITS];
+} fa_fraction;
+
+/* base^n as it was last computed; zeros before the first time. */
+typedef struct {
+    double base;
+    int64_t n;
+    fa_fraction exact_base, power;
+} fa_power_memo;
+double fa_power(fa_power_memo *last, double base, int64_t n); /* 0 <= base <= 1, n >= 1 */
+
+enum { FA_POWERS = 2 }; /* of a rule, at the most */
+
 /* The scalars of a step. A rule computes them in double; they are then rounded once to the
    arrays' dtype. Names as in rules/. */
 #define FA_SCALARS(X) \
@@ -27,6 +43,7 @@ typedef struct { /* of one array and step; */
     int dtype;
     int64_t step;               /* the number of this step */
     double numbers[FA_NUMBERS]; /* before the step; a rule makes them those after it */
+    fa_power_memo *powers;      /* FA_POWERS, from step to step */
 } fa_scalars;
 typedef struct {
     FA_SCALARS(X)
@@ -48,6 +65,7 @@ struct fa_constants {
     int group, dtype;
     int64_t step;
     double before[FA_NUMBERS], after[FA_NUMBERS];
+    fa_power_memo powers[FA_POWERS]; /* mostly those of the same array's last step */
 };
 
 /* A flag that holds for all rules, and from FA_FLAG(0) on those of each. */

@@ -15,7 +15,11 @@ static double rounded(double x, const fa_scalars *s)
     return s->dtype == FA_FLOAT32 ? nearest : x;
 }
 
-static double power(double b, int64_t exponent) { return pow(b, (double)exponent); }
+/* base^n. A rule raises each of its bases in a place k of its own. */
+static double power(const fa_scalars *s, int k, double base, int64_t n)
+{
+    return fa_power(&s->powers[k], base, n);
+}
 
 #include "rules.h"
 
@@ -41,7 +45,8 @@ size_t fa_constants_size(void) { return sizeof(fa_constants); }
 
 int fa_states_kept(int rule, const fa_hyper *hyper)
 {
-    fa_scalars s = {.dtype = FA_FLOAT64, .step = 1};
+    fa_power_memo powers[FA_POWERS] = {{0}};
+    fa_scalars s = {.dtype = FA_FLOAT64, .step = 1, .powers = powers};
     rules[rule].scalars(&s, hyper);
     return rules[rule].states(s.flags);
 }
@@ -59,6 +64,7 @@ void fa_next_constants(fa_constants *to, const fa_batch *batch, const fa_array *
         .flags = !decoupled && hyper->weight_decay != 0 ? FA_COUPLED : 0,
         .dtype = array->dtype,
         .step = array->step + 1,
+        .powers = to->powers,
     };
     memcpy(s.numbers, array->numbers, sizeof s.numbers);
     rules[batch->rule].scalars(&s, hyper);

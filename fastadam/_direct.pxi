@@ -58,6 +58,7 @@ cdef class Direct:
             resize(<void **>&self.written, n * COLUMNS * sizeof(Interval))
             resize(<void **>&self.places, n * sizeof(Py_ssize_t))
             memset(self.places, 0, n * sizeof(Py_ssize_t))
+            memset(self.batch.constants, 0, n * fa_constants_size())
             self.room = n
         memset(self.arrays, 0, n * sizeof(fa_array))
         self.batch.groups = &self.hyper

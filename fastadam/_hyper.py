@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fastadam._elementary import real_power
+
 Schedule: TypeAlias = Callable[[int], float]
 Group: TypeAlias = dict[str, Any]
 
@@ -64,10 +66,9 @@ def check_group(group: Mapping[str, Any], traits: Traits) -> Hyper:
 def check_options(group: Mapping[str, Any], traits: Traits) -> Hyper:
     """Check a group's options, and give the numbers that its arrays are stepped with."""
     values = checked(group, traits)
-    for name, fields in FIELDS.items():
+    for name, (fields, parts) in FIELDS.items():
         if name in values:
-            value = values.pop(name)
-            values.update(zip(fields, value if len(fields) > 1 else (value,), strict=True))
+            values.update(zip(fields, parts(values.pop(name)), strict=True))
     return Hyper(**{**ABSENT, **values, "ema_decay": traits.ema_decay})
 
 
@@ -310,9 +311,12 @@ OPTIONS: dict[str, Callable[[str, Any, Traits], Any]] = {
 }
 #: What some ask of the others, in the same group.
 CONDITIONS: dict[str, Callable[[Group], None]] = {"nesterov": _check_nesterov}
-#: What rules call those that they know under another name, or in parts.
-FIELDS = {"betas": ("beta1", "beta2")}
+#: Those that rules know in parts, or as another number: its name or names, and how they are made.
+FIELDS: dict[str, tuple[tuple[str, ...], Callable[[Any], Iterable[float]]]] = {
+    "betas": (("beta1", "beta2"), tuple),
+    "momentum_decay": (("psi",), lambda decay: [real_power(0.96, decay)]),
+}
 #: All that a rule may ask for, as it is where a group has no such option.
 ABSENT = dict.fromkeys(
-    [field for name in OPTIONS for field in FIELDS.get(name, (name,))] + ["ema_decay"], 0
+    [field for name in OPTIONS for field in FIELDS.get(name, ((name,),))[0]] + ["ema_decay"], 0
 )

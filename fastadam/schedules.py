@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol, SupportsFloat, SupportsIndex, overloa
 import numpy as np
 
 from fastadam import _hyper
+from fastadam._elementary import half_cosine, real_power
 from fastadam._hyper import Schedule
 from fastadam._types import Array
 
@@ -682,16 +683,13 @@ def _constant(finished: int, value: float) -> float:
 
 
 def _polynomial(finished: int, start: float, end: float, steps: int, power: float) -> float:
-    return _between(start, end, _left(finished, steps) ** power)
+    return _between(start, end, real_power(_left(finished, steps), power))
 
 
 def _exponential_decay(
     finished: int, start: float, rate: float, steps: int, staircase: bool, end: float | None
 ) -> float:
-    try:
-        factor = rate ** (finished // steps if staircase else finished / steps)
-    except OverflowError:
-        factor = math.inf
+    factor = real_power(rate, finished // steps if staircase else finished / steps)
     lr = start * factor if start else 0.0
     if end is None:
         return lr
@@ -703,7 +701,7 @@ def _piecewise_constant(finished: int, start: float, scales: dict[int, float]) -
 
 
 def _cosine_decay(finished: int, start: float, steps: int, end: float) -> float:
-    return _between(start, end, _half_cosine(_left(finished, steps)))
+    return _between(start, end, half_cosine(_left(finished, steps)))
 
 
 def _one_cycle(
@@ -723,7 +721,7 @@ def _one_cycle(
     else:
         start, end = peak, first / final_div_factor
         left = max(last_step - finished, 0) / (last_step - peak_step)
-    return _between(start, end, _half_cosine(left) if anneal_strategy == "cos" else left)
+    return _between(start, end, half_cosine(left) if anneal_strategy == "cos" else left)
 
 
 def _join(finished: int, schedules: tuple[Schedule, ...], boundaries: tuple[int, ...]) -> float:
@@ -734,10 +732,6 @@ def _join(finished: int, schedules: tuple[Schedule, ...], boundaries: tuple[int,
 def _left(finished: int, steps: int) -> float:
     """Which part of the steps is left."""
     return max(steps - finished, 0) / steps
-
-
-def _half_cosine(left: float) -> float:
-    return (1.0 - math.cos(math.pi * left)) / 2.0
 
 
 def _between(start: float, end: float, left: float) -> float:

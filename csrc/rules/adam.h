@@ -10,7 +10,7 @@ static void adam(fa_scalars *s, const fa_hyper *h)
 {
     s->b1 = rounded(h->beta1, s);
     s->b2 = rounded(h->beta2, s);
-    const double bc1 = 1 - power(s->b1, s->step), bc2 = 1 - power(s->b2, s->step);
+    const double bc1 = 1 - power(s, 0, s->b1, s->step), bc2 = 1 - power(s, 1, s->b2, s->step);
     s->step_size = h->epsilon_hat != 0 ? h->lr * sqrt(bc2) / bc1 : h->lr / bc1;
     s->root = h->epsilon_hat != 0 ? 1 : 1 / sqrt(bc2);
     s->flags |= h->amsgrad != 0 ? AMSGRAD : 0;

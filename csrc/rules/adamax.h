@@ -8,7 +8,7 @@ static void adamax(fa_scalars *s, const fa_hyper *h)
 {
     s->b1 = rounded(h->beta1, s);
     s->b2 = rounded(h->beta2, s);
-    s->step_size = h->lr / (1 - power(s->b1, s->step));
+    s->step_size = h->lr / (1 - power(s, 0, s->b1, s->step));
 }
 
 #else

@@ -8,13 +8,12 @@ static void nadam(fa_scalars *s, const fa_hyper *h)
 {
     s->b1 = rounded(h->beta1, s);
     s->b2 = rounded(h->beta2, s);
-    const double psi = pow(0.96, h->momentum_decay);
-    const double mu = s->b1 * (1 - 0.5 * power(psi, s->step));
-    const double next_mu = s->b1 * (1 - 0.5 * power(psi, s->step + 1));
+    const double mu = s->b1 * (1 - 0.5 * power(s, 0, h->psi, s->step));
+    const double next_mu = s->b1 * (1 - 0.5 * power(s, 0, h->psi, s->step + 1));
     const double mu_product = s->numbers[0] * mu;
     s->grad_step = h->lr * (1 - mu) / (1 - mu_product);
     s->step_size = h->lr * next_mu / (1 - mu_product * next_mu);
-    s->root = 1 / sqrt(1 - power(s->b2, s->step));
+    s->root = 1 / sqrt(1 - power(s, 1, s->b2, s->step));
     s->numbers[0] = mu_product;
 }
 

@@ -9,7 +9,7 @@ static void radam(fa_scalars *s, const fa_hyper *h)
 {
     s->b1 = rounded(h->beta1, s);
     s->b2 = rounded(h->beta2, s);
-    const double bc1 = 1 - power(s->b1, s->step), bc2 = 1 - power(s->b2, s->step);
+    const double bc1 = 1 - power(s, 0, s->b1, s->step), bc2 = 1 - power(s, 1, s->b2, s->step);
     const double rho_inf = 2 / (1 - s->b2) - 1;
     const double rho = rho_inf - 2 * (double)s->step * (1 - bc2) / bc2;
     s->step_size = h->lr / bc1;

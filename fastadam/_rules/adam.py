@@ -14,7 +14,7 @@ from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved, power, r
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
-    bc1, bc2 = 1 - power(k.b1, k.step), 1 - power(k.b2, k.step)
+    bc1, bc2 = 1 - power(k, 0, k.b1, k.step), 1 - power(k, 1, k.b2, k.step)
     k.step_size = k.real(k.lr * math.sqrt(bc2) / bc1 if h.epsilon_hat else k.lr / bc1)
     k.root = k.factor(1 if h.epsilon_hat else 1 / math.sqrt(bc2))
 

@@ -11,7 +11,7 @@ from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved, power
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
-    k.step_size = k.real(k.lr / (1 - power(k.b1, k.step)))
+    k.step_size = k.real(k.lr / (1 - power(k, 0, k.b1, k.step)))
 
 
 def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vector) -> None:

@@ -12,14 +12,13 @@ from fastadam._rules.rule import Number, Rule, Scalars, Vector, decayed, moved, 
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
-    psi = 0.96**h.momentum_decay
     b1 = float(k.b1)
-    mu = b1 * (1 - 0.5 * power(psi, k.step))
-    next_mu = b1 * (1 - 0.5 * power(psi, k.step + 1))
+    mu = b1 * (1 - 0.5 * power(k, 0, h.psi, k.step))
+    next_mu = b1 * (1 - 0.5 * power(k, 0, h.psi, k.step + 1))
     mu_product = k.numbers[0] * mu
     k.grad_step = k.real(k.lr * (1 - mu) / (1 - mu_product))
     k.step_size = k.real(k.lr * next_mu / (1 - mu_product * next_mu))
-    k.root = k.factor(1 / math.sqrt(1 - power(k.b2, k.step)))
+    k.root = k.factor(1 / math.sqrt(1 - power(k, 1, k.b2, k.step)))
     k.numbers = (mu_product,)
 
 

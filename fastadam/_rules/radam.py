@@ -15,7 +15,7 @@ from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved, power, r
 
 def scalars(k: Scalars, h: Hyper) -> None:
     b2 = float(k.b2)
-    bc1, bc2 = 1 - power(k.b1, k.step), 1 - power(k.b2, k.step)
+    bc1, bc2 = 1 - power(k, 0, k.b1, k.step), 1 - power(k, 1, k.b2, k.step)
     rho_inf = 2 / (1 - b2) - 1
     rho = rho_inf - 2 * float(k.step) * (1 - bc2) / bc2
     k.step_size, k.root = k.real(k.lr / bc1), k.factor(1)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fastadam._elementary import Power
 from fastadam._hyper import Hyper
 
 Vector: TypeAlias = Any  # of float32 or float64; typed ufuncs of Scalars give Any
@@ -81,6 +82,7 @@ class Scalars:
         self.b1, self.c1 = self.shares(hyper.beta1)
         self.b2, self.c2 = self.shares(hyper.beta2)
         self.eps, self.momentum = self.real(hyper.eps), self.real(hyper.momentum)
+        self.powers = (Power(), Power())
         self._made_for: tuple[Any, ...] | None = None
 
     def make_for(self, lr: float, factor: float, step: int, numbers: tuple[float, ...]) -> None:
@@ -135,9 +137,9 @@ def step_blocks(k: Scalars, grad: Vector, blocks: Sequence[Block]) -> None:
             decayed(k, average, k.ema_decay, k.ema_share, p, b)
 
 
-def power(base: float, exponent: int) -> float:
-    result: float = float(base) ** float(exponent)
-    return result
+def power(k: Scalars, i: int, base: Any, n: int) -> float:
+    """base**n. A rule raises each of its bases in a place i of its own."""
+    return k.powers[i](float(base), n)
 
 
 def normal(k: Scalars, x: Vector, scratch: Vector, positive: bool = False) -> None:

@@ -21,7 +21,7 @@ static void fail(const char *what, const char *rule, const char *isa, int dtype)
 
 static void *allocate(size_t bytes)
 {
-    void *memory = malloc(bytes ? bytes : 1);
+    void *memory = calloc(bytes ? bytes : 1, 1);
     if (!memory)
         abort();
     return memory;
@@ -172,7 +172,7 @@ static void check_rules(void)
                     .hyper = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8,
                               .weight_decay = variant & 1 ? 0.1 : 0, .alpha = 0.99,
                               .momentum = variant & 2 ? 0.9 : 0, .dampening = 0.1,
-                              .momentum_decay = 4e-3, .ema_decay = 0.9,
+                              .psi = 0.9998, .ema_decay = 0.9,
                               .amsgrad = variant >> 2 & 1, .nesterov = variant >> 2 & 1,
                               .centered = variant >> 2 & 1,
                               .decoupled_weight_decay = variant >> 3 & 1,
@@ -192,7 +192,7 @@ static void check_large(void)
             problem p = {
                 .rule = rule, .dtype = dtype, .n = 2, .sizes = {400000, 70001}, .norm = 1,
                 .hyper = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .alpha = 0.99,
-                          .ema_decay = 0.9, .momentum_decay = 4e-3},
+                          .ema_decay = 0.9, .psi = 0.9998},
                 .averaged = rule % 2, .with_rows = rule % 3 == 1, .origin = rule * 1000,
             };
             if (rule == 0)
