@@ -22,8 +22,10 @@ static int requested; /* by the user; 0: as many as OpenMP would use */
 static int at_start;  /* OpenMP's number before anybody limited it */
 static int forked;
 
+#ifndef _WIN32
 /* libgomp's threads do not survive a fork, and it waits for them for ever. */
 static void in_child(void) { forked = 1; }
+#endif
 
 int fa_get_num_threads(void)
 {
@@ -106,8 +108,9 @@ static void do_together(const fa_batch *batch, fa_piece *piece, int64_t total, i
 {
     const double begin = omp_get_wtime();
     double shortest = INFINITY;
+    int64_t i; /* not in the loop: MSVC's OpenMP is 2.0 */
 #pragma omp parallel for num_threads((int)parts) schedule(static, 1)
-    for (int64_t i = 0; i < parts; i++) {
+    for (i = 0; i < parts; i++) {
         const double start = omp_get_wtime();
         do_part(batch, piece, total / parts * i, i + 1 < parts ? total / parts * (i + 1) : total);
         const double took = omp_get_wtime() - start;
