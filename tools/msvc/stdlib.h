@@ -1,0 +1,1 @@
+/* Named by others, and csrc/ takes nothing of it. */
