@@ -6,6 +6,7 @@ on and the package runs on its NumPy implementation.
 
 import glob
 import os
+import platform
 import re
 import sysconfig
 import tempfile
@@ -46,12 +47,30 @@ MSVC_FLAGS = ["/O2", "/std:c11", "/fp:precise"]
 HEADERS = glob.glob("csrc/**/*.h", recursive=True)
 
 
+def one_cpu():
+    """Flags to compile for one CPU where Python's own ask for two, as python.org's on macOS do.
+
+    A kernel's flags are those of its CPU. ARCHFLAGS chooses it, or else it is this machine's;
+    the wheel's tag says so.
+    """
+    tag = sysconfig.get_platform()
+    if not tag.endswith("universal2"):
+        return []
+    asked = re.findall(r"-arch\s+(\w+)", os.environ.get("ARCHFLAGS", ""))
+    cpu = asked[0] if len(asked) == 1 else platform.machine()
+    os.environ["_PYTHON_HOST_PLATFORM"] = tag.replace("universal2", cpu)
+    return ["-arch", cpu]
+
+
+ONE_CPU = one_cpu()
+
+
 def cpu_family():
     """The target's family, from the platform tag: right for cross builds, too."""
-    platform = sysconfig.get_platform()
-    if platform.endswith(("x86_64", "amd64")):
+    tag = sysconfig.get_platform()
+    if tag.endswith(("x86_64", "amd64")):
         return "x86"
-    if platform.endswith(("aarch64", "arm64")):
+    if tag.endswith(("aarch64", "arm64")):
         return "arm64"
     return "other"
 
@@ -67,8 +86,9 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext):
         msvc = self.compiler.compiler_type == "msvc"
-        flags = MSVC_FLAGS if msvc else UNIX_FLAGS
+        flags = MSVC_FLAGS if msvc else [*UNIX_FLAGS, *ONE_CPU]
         ext.extra_compile_args += flags
+        ext.extra_link_args += ONE_CPU
         if ext.name != "fastadam._native":
             super().build_extension(ext)
             return
@@ -118,9 +138,10 @@ class BuildKernels(build_ext):
                     "#include <omp.h>\nint threads(void) { return omp_get_max_threads(); }\n"
                 )
             try:
-                objects = self.compiler.compile([source], output_dir=folder, extra_postargs=[flag])
+                flags = [flag, *ONE_CPU]
+                objects = self.compiler.compile([source], output_dir=folder, extra_postargs=flags)
                 self.compiler.link_shared_object(
-                    objects, os.path.join(folder, "openmp.so"), extra_postargs=[flag]
+                    objects, os.path.join(folder, "openmp.so"), extra_postargs=flags
                 )
             except (CompileError, LinkError):
                 self.warn("the compiler has no OpenMP; fastadam will use one thread")
