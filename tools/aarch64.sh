@@ -36,7 +36,7 @@ _PYTHON_HOST_PLATFORM=linux-aarch64 CC=aarch64-linux-gnu-gcc \
     SETUPTOOLS_EXT_SUFFIX=".cpython-${version/./}-aarch64-linux-gnu.so" \
     pip wheel -q --no-build-isolation --no-deps -w "$folder/wheel" "$folder/wheel/source"
 AUDITWHEEL_LD_LIBRARY_PATH=/usr/aarch64-linux-gnu/lib \
-    auditwheel -q repair -w "$folder/wheel/repaired" "$folder"/wheel/*.whl
+    auditwheel repair -w "$folder/wheel/repaired" "$folder"/wheel/*.whl 2>&1 | tail -n 1
 "${for_arm[@]}" --no-deps "$folder"/wheel/repaired/*.whl
 
 # -0 is what Python takes for its own name, so that the Pythons it starts are emulated, too
