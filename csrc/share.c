@@ -18,7 +18,14 @@ const char fa_threading[] = "OpenMP";
    0.6 times as long as one if they spin, 1.1 times if they sleep (bench/threads.py). */
 enum { ELEMENTS_A_THREAD = 131072 };
 
-static int requested; /* by the user; 0: as many as OpenMP would use */
+/* Threads may read a number while another sets it. MSVC reads and writes a volatile one whole. */
+#ifdef __STDC_NO_ATOMICS__
+typedef volatile int shared_int;
+#else
+typedef _Atomic int shared_int;
+#endif
+
+static shared_int requested; /* by the user; 0: as many as OpenMP would use */
 static int at_start;  /* OpenMP's number before anybody limited it */
 static int forked;
 
@@ -39,9 +46,10 @@ int fa_get_num_threads(void)
     if (forked)
         return 1;
     /* threadpoolctl limits through OpenMP; its limit holds over a request. */
-    if (requested == 0 || (limit < at_start && limit < requested))
+    const int asked = requested;
+    if (asked == 0 || (limit < at_start && limit < asked))
         return limit;
-    return requested;
+    return asked;
 }
 
 /* Where other work keeps the CPUs busy, threads wait, spinning, for those that have no CPU: two

@@ -201,7 +201,22 @@ cdef class Direct:
         return True
 
 
-cdef Direct spare = None
+@cython.final
+cdef class Spare:
+    """The room of the last call, but while a call has it.
+
+    There are some, and threads that call at once mostly take different ones.
+    """
+
+    cdef Direct direct
+
+
+cdef enum:
+    SPARES = 16
+cdef list all_spares = [Spare() for _ in range(SPARES)]
+cdef PyObject *spares[SPARES]
+for k in range(SPARES):
+    spares[k] = PyList_GET_ITEM(all_spares, k)
 
 
 def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
@@ -210,8 +225,8 @@ def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
     `columns` are the parameters and each kind of state, arrays or sequences of arrays, and
     `options` the values of ADAM.options.
     """
-    global spare
     cdef Direct direct
+    cdef Spare spare
     if type(columns[0]) is cnp.ndarray:
         if grads is None:
             return False
@@ -231,12 +246,16 @@ def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
     for column in columns:
         if len(column) != len(grads):
             return False
-    direct = spare if spare is not None else Direct()
-    spare = None  # another thread may call while this one has given away the GIL
+    spare = <Spare>spares[<uint64_t>PyThread_get_thread_ident() * 0x9E3779B97F4A7C15ULL >> 60]
+    with cython.critical_section(spare):
+        direct, spare.direct = spare.direct, None
+    if direct is None:
+        direct = Direct()
     try:
         return direct.step(columns, grads, steps, options, loss_scale)
     finally:
-        spare = direct
+        with cython.critical_section(spare):
+            spare.direct = direct
 
 
 cdef inline bint is_sequence(value) noexcept:

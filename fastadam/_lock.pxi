@@ -2,10 +2,13 @@
 
 #: For each fork on the way from the first process to this one, the thread that went on.
 cdef list survivors = []
+cdef Py_ssize_t n_forks = 0  # how many there were; threads that look at the list disturb each other
 
 
 def _note_fork():
+    global n_forks
     survivors.append(PyThread_get_thread_ident())
+    n_forks += 1
 
 
 if hasattr(os, "register_at_fork"):
@@ -25,13 +28,25 @@ cdef class Lock:
     in a signal handler. A signal handler that came while its thread was waiting gets it when it
     is that thread's turn.
 
-    The GIL guards what is in here, which costs a tenth of threading.RLock. Who has to wait, which
-    is rare, looks again every now and then. Nobody waits for a thread that was interrupted: a
-    place is given up by the same `try` statement that was entered when it was taken.
+    The GIL guards what is in here, which costs a tenth of threading.RLock; without a GIL critical
+    sections do, in which no other code runs. Who has to wait, which is rare, looks again every now
+    and then. Nobody waits for a thread that was interrupted: a place is given up by the same `try`
+    statement that was entered when it was taken.
     """
 
     def __cinit__(self):
-        self.n_forks = PyList_GET_SIZE(survivors)
+        self.n_forks = n_forks
+
+    @property
+    def refusal(self):
+        """Why nobody may use the optimizer now; who waited for the lock must look again."""
+        with cython.critical_section(self):
+            return self.reason
+
+    @refusal.setter
+    def refusal(self, str reason):
+        with cython.critical_section(self):
+            self.reason = reason
 
     def hold(self):
         """What to take with ``with``; see _numpy.Lock."""
@@ -39,34 +54,40 @@ cdef class Lock:
 
     cdef int acquire(self) except -1:
         cdef unsigned long thread = PyThread_get_thread_ident()
-        if self.n_forks != PyList_GET_SIZE(survivors):
-            self.notice_forks()
-        if self.refusal is None and (self.held or self.first is not None):
-            if self.held and self.owner == thread:
-                raise RuntimeError(REENTERED)
+        if not self.take(thread):
             self.wait(thread)
-        if self.refusal is not None:
-            raise RuntimeError(self.refusal)
-        self.held = True
-        self.owner = thread
         return 0
 
+    cdef bint take(self, unsigned long thread) except -1:
+        """Take the lock if it is this thread's turn."""
+        with cython.critical_section(self):
+            if self.n_forks != n_forks:
+                self.notice_forks()
+            if self.reason is not None:
+                raise RuntimeError(self.reason)
+            if self.held:
+                if self.owner == thread:
+                    raise RuntimeError(REENTERED)
+                return False
+            if self.first is not None and self.first.thread != thread:
+                return False
+            self.held = True
+            self.owner = thread
+            return True
+
     cdef int wait(self, unsigned long thread) except -1:
-        """Wait until it is this thread's turn."""
+        """Take the lock when it is this thread's turn."""
         cdef double pause, waited = 0.0
-        cdef Place place = None
-        if not self.has_place(thread):  # or a signal handler came while it waited
-            place = Place()
-            place.thread = thread
-            self.append(place)
+        cdef Place place = Place()
+        place.thread = thread
+        if not self.append(place):
+            place = None  # a signal handler came while its thread waited
         try:
-            while self.refusal is None and (self.held or self.first.thread != thread):
+            while not self.take(thread):
                 pause = min(max(waited / 8, 1e-4), 1e-2)
                 sleep(pause)
                 waited += pause
                 PyErr_CheckSignals()
-                if self.n_forks != PyList_GET_SIZE(survivors):
-                    self.notice_forks()
         finally:
             if place is not None:
                 self.remove(place)
@@ -80,7 +101,7 @@ cdef class Lock:
         """
         cdef Place place = self.first
         if self.held and not self.survived(self.owner):
-            self.refusal = HELD
+            self.reason = HELD
         self.first = None
         while place is not None:
             if self.survived(place.thread):
@@ -88,43 +109,46 @@ cdef class Lock:
             place = place.next
         if self.first is not None:
             self.first.next = None
-        self.n_forks = PyList_GET_SIZE(survivors)
+        self.n_forks = n_forks
         return 0
 
     cdef bint survived(self, unsigned long thread) except -1:
         """Whether it is this thread that went on at each fork of which the lock did not know."""
         cdef Py_ssize_t i
-        for i in range(self.n_forks, PyList_GET_SIZE(survivors)):
+        for i in range(self.n_forks, n_forks):
             if <unsigned long>survivors[i] != thread:
                 return False
         return True
 
-    cdef bint has_place(self, unsigned long thread) noexcept:
-        cdef Place place = self.first
-        while place is not None and place.thread != thread:
-            place = place.next
-        return place is not None
-
-    cdef void append(self, Place place) noexcept:
-        cdef Place last = self.first
-        if last is None:
-            self.first = place
-            return
-        while last.next is not None:
-            last = last.next
-        last.next = place
+    cdef bint append(self, Place place) noexcept:
+        """Put a place at the end of the queue, unless its thread has one."""
+        cdef Place last
+        with cython.critical_section(self):
+            last = self.first
+            if last is None:
+                self.first = place
+                return True
+            while last.next is not None and last.thread != place.thread:
+                last = last.next
+            if last.thread == place.thread:
+                return False
+            last.next = place
+            return True
 
     cdef void remove(self, Place place) noexcept:
-        cdef Place before = self.first
-        if before is place:
-            self.first = place.next
-            return
-        while before.next is not place:
-            before = before.next
-        before.next = place.next
+        cdef Place before
+        with cython.critical_section(self):
+            before = self.first
+            if before is place:
+                self.first = place.next
+                return
+            while before.next is not place:
+                before = before.next
+            before.next = place.next
 
     cdef void release(self) noexcept:
-        self.held = False
+        with cython.critical_section(self):
+            self.held = False
 
     def __enter__(self):
         self.acquire()

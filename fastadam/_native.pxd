@@ -80,15 +80,14 @@ cdef class Lock:
     cdef bint held
     cdef Place first  # in the queue
     cdef Py_ssize_t n_forks  # of `survivors`, those that this lock knows of
-    #: Why nobody may use the optimizer now; who waited for the lock must look again.
-    cdef public str refusal
+    cdef str reason  # see `refusal`
 
     cdef int acquire(self) except -1
+    cdef bint take(self, unsigned long thread) except -1
     cdef int wait(self, unsigned long thread) except -1
     cdef int notice_forks(self) except -1
     cdef bint survived(self, unsigned long thread) except -1
-    cdef bint has_place(self, unsigned long thread) noexcept
-    cdef void append(self, Place place) noexcept
+    cdef bint append(self, Place place) noexcept
     cdef void remove(self, Place place) noexcept
     cdef void release(self) noexcept
 
@@ -123,6 +122,7 @@ cdef class Batch:
 
     cpdef step_held(self, grads, groups, loss_scale, int most_threads=*)
     cdef bint has_params(self, object spec, object nest) noexcept
+    cdef bint has_child(self, object spec, PyObject *now) noexcept
     cdef bint has_leaves(self, Leaves spec, object nest) noexcept
     cdef int take_all(self, grads) except -1
     cdef object mended(self, Py_ssize_t i, grad)

@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: freethreading_compatible=True
 """The binding: arrays to pointers, then one C call with the GIL released.
 
 Gradients that C can walk along their parameters are recognized here in a few
@@ -9,15 +10,14 @@ which copies or refuses them.
 from libc.float cimport FLT_MAX
 from libc.limits cimport INT_MAX
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcpy, memset
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear
-from cpython.dict cimport PyDict_GetItemWithError
 from cpython.list cimport PyList_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_CLEAR, Py_INCREF
+from cpython.ref cimport Py_CLEAR, Py_DECREF, Py_INCREF
 from cpython.sequence cimport PySequence_Fast_GET_SIZE, PySequence_Fast_ITEMS
 cimport cython
 cimport numpy as cnp
@@ -53,7 +53,18 @@ cdef extern from "fastadam.h":
     const char *fa_threading
 
 cdef extern from *:
+    """
+    #if PY_VERSION_HEX < 0x030D0000 /* since when Python has it */
+    static int PyDict_GetItemRef(PyObject *items, PyObject *key, PyObject **value)
+    {
+        *value = PyDict_GetItemWithError(items, key);
+        Py_XINCREF(*value);
+        return *value != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+    }
+    #endif
+    """
     const char *FA_BUILT_WITH
+    int PyDict_GetItemRef(object items, object key, PyObject **value) except -1
     double PyLong_AsDouble(object number)  # leaves an exception where the number is too large
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t i)
     int PyDict_Next(object items, Py_ssize_t *position, PyObject **key, PyObject **value)
@@ -314,12 +325,15 @@ cdef class Batch:
         cdef Py_ssize_t i
         cdef const Watched *watched = &self.watched[spec.first]
         cdef PyObject **items
-        if not isinstance(nest, (list, tuple)) or PySequence_Fast_GET_SIZE(nest) < spec.size:
+        if not isinstance(nest, (list, tuple)):
             return False
-        items = PySequence_Fast_ITEMS(nest)
-        for i in range(spec.size):
-            if items[i] != watched[i].user:
+        with cython.critical_section(nest):
+            if PySequence_Fast_GET_SIZE(nest) < spec.size:
                 return False
+            items = PySequence_Fast_ITEMS(nest)
+            for i in range(spec.size):
+                if items[i] != watched[i].user:
+                    return False
         return True
 
     cdef bint has_params(self, object spec, object nest) noexcept:
@@ -328,31 +342,36 @@ cdef class Batch:
         Dicts keep their order when a value is replaced, so both are walked side by side. Other
         keys and entries may have come behind.
         """
-        cdef Py_ssize_t i, size, place = 0, place_now = 0
+        cdef Py_ssize_t i, place = 0, place_now = 0
         cdef PyObject *key
         cdef PyObject *key_now
         cdef PyObject *child
         cdef PyObject *now
         if type(spec) is Leaves:
             return self.has_leaves(spec, nest)
-        if type(spec) is int:
-            return <PyObject *>nest == self.watched[<Py_ssize_t>spec].user
-        if type(spec) is dict:
-            if not isinstance(nest, dict):
-                return False
-            while PyDict_Next(spec, &place, &key, &child):
-                if not PyDict_Next(nest, &place_now, &key_now, &now) or key != key_now:
+        if not (isinstance(nest, dict) if type(spec) is dict else isinstance(nest, (list, tuple))):
+            return False
+        with cython.critical_section(nest):
+            if type(spec) is dict:
+                while PyDict_Next(spec, &place, &key, &child):
+                    if not PyDict_Next(nest, &place_now, &key_now, &now) or key != key_now:
+                        return False
+                    if not self.has_child(<object>child, now):
+                        return False
+                return True
+            for i in range(PyList_GET_SIZE(spec)):
+                # To wait within ends the section for a while: the list may have been shortened.
+                if PySequence_Fast_GET_SIZE(nest) <= i:
                     return False
-                if not self.has_params(<object>child, <object>now):
+                if not self.has_child((<list>spec)[i], PySequence_Fast_ITEMS(nest)[i]):
                     return False
             return True
-        size = PyList_GET_SIZE(spec)
-        if not isinstance(nest, (list, tuple)) or PySequence_Fast_GET_SIZE(nest) < size:
-            return False
-        for i in range(size):
-            if not self.has_params((<list>spec)[i], <object>PySequence_Fast_ITEMS(nest)[i]):
-                return False
-        return True
+
+    cdef inline bint has_child(self, object spec, PyObject *now) noexcept:
+        if type(spec) is int:
+            return now == self.watched[<Py_ssize_t>spec].user
+        nest = <object>now  # owned, as others may take it out of where it is
+        return self.has_params(spec, nest)
 
     cdef int take_all(self, grads) except -1:
         """Find the gradient of each array, then take the addresses of all.
@@ -383,41 +402,41 @@ cdef class Batch:
     cdef bint match(self, object spec, object grads) except -1:
         """Hold gradients nested as the spec says; False if the nesting is unusual."""
         cdef Py_ssize_t i, size
+        cdef PyObject *found
         if type(spec) is int:
             self.hold(spec, grads)
             return True
-        if type(spec) is Leaves:
-            size = (<Leaves>spec).size
-            if type(grads) is not list and type(grads) is not tuple:
+        if type(spec) is dict:
+            if type(grads) is not dict or len(<dict>grads) != len(<dict>spec):
                 return False
-            if PySequence_Fast_GET_SIZE(grads) != size:
-                return False
-            for i in range(size):
-                child_grads = <object>PySequence_Fast_ITEMS(grads)[i]
-                self.hold((<Leaves>spec).first + i, child_grads)
+            for key, child in (<dict>spec).items():
+                if not PyDict_GetItemRef(grads, key, &found):
+                    return False
+                child_grads = <object>found
+                Py_DECREF(child_grads)
+                if not self.match(child, child_grads):
+                    return False
             return True
-        if type(spec) is list:
+        if type(grads) is not list and type(grads) is not tuple:
+            return False
+        with cython.critical_section(grads):
+            if type(spec) is Leaves:
+                size = (<Leaves>spec).size
+                if PySequence_Fast_GET_SIZE(grads) != size:
+                    return False
+                for i in range(size):
+                    child_grads = <object>PySequence_Fast_ITEMS(grads)[i]
+                    self.hold((<Leaves>spec).first + i, child_grads)
+                return True
             size = PyList_GET_SIZE(spec)
-            if type(grads) is not list and type(grads) is not tuple:
-                return False
             for i in range(size):
-                # The keys of a dict within may have shortened the list.
+                # The keys of a dict within, or other threads meanwhile, may have shortened the list.
                 if PySequence_Fast_GET_SIZE(grads) != size:
                     return False
                 child_grads = <object>PySequence_Fast_ITEMS(grads)[i]
                 if not self.match((<list>spec)[i], child_grads):
                     return False
             return size == PySequence_Fast_GET_SIZE(grads)
-        if type(grads) is not dict or len(<dict>grads) != len(<dict>spec):
-            return False
-        for key, child in (<dict>spec).items():
-            found = PyDict_GetItemWithError(grads, key)
-            if found == NULL:
-                return False
-            child_grads = <object>found
-            if not self.match(child, child_grads):
-                return False
-        return True
 
     cdef void hold(self, Py_ssize_t i, object grad) noexcept:
         if grad is not None:
@@ -559,14 +578,17 @@ cdef bint has_items(mapping, list seen) noexcept:
     cdef Py_ssize_t position = 0, i = 0
     cdef PyObject *key
     cdef PyObject *value
-    if not isinstance(mapping, dict) or 2 * len(<dict>mapping) != PyList_GET_SIZE(seen):
+    if not isinstance(mapping, dict):
         return False
-    # Walking both costs a third of looking the keys up.
-    while PyDict_Next(mapping, &position, &key, &value):
-        if key != PyList_GET_ITEM(seen, i) or value != PyList_GET_ITEM(seen, i + 1):
+    with cython.critical_section(mapping):
+        if 2 * len(<dict>mapping) != PyList_GET_SIZE(seen):
             return False
-        i += 2
-    return True
+        # Walking both costs a third of looking the keys up.
+        while PyDict_Next(mapping, &position, &key, &value):
+            if key != PyList_GET_ITEM(seen, i) or value != PyList_GET_ITEM(seen, i + 1):
+                return False
+            i += 2
+        return True
 
 
 cdef int step_batch(fa_batch *batch, int64_t elements, int most_threads) except -1:

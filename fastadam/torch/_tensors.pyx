@@ -1,4 +1,5 @@
 # cython: language_level=3
+# cython: freethreading_compatible=True
 """Steps on torch's tensors without a Python call for each.
 
 All else goes the way through Arrays (_optimizer.py), which mends or refuses it.
