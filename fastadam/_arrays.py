@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import cached_property
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -109,10 +108,15 @@ class Arrays:
             for group in members
         ]
         self._staged: dict[int, Array] = {}
+        self._records: list[Watched] | None = None
 
-    @cached_property
+    @property
     def _watched(self) -> list[Watched]:
-        return [watched(array.user, array.view) for array in self.written]
+        # A cached_property of Python 3.11 has a lock, which in a forked process may be another
+        # thread's that is not there.
+        if self._records is None:
+            self._records = [watched(array.user, array.view) for array in self.written]
+        return self._records
 
     @property
     def specs(self) -> list[_tree.Spec]:
