@@ -203,20 +203,12 @@ cdef class Direct:
 
 @cython.final
 cdef class Spare:
-    """The room of the last call, but while a call has it.
-
-    There are some, and threads that call at once mostly take different ones.
-    """
+    """The room of the last call, but while a call has it."""
 
     cdef Direct direct
 
 
-cdef enum:
-    SPARES = 16
-cdef list all_spares = [Spare() for _ in range(SPARES)]
-cdef PyObject *spares[SPARES]
-for k in range(SPARES):
-    spares[k] = PyList_GET_ITEM(all_spares, k)
+cdef Spare spare = Spare()
 
 
 def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
@@ -226,7 +218,6 @@ def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
     `options` the values of ADAM.options.
     """
     cdef Direct direct
-    cdef Spare spare
     if type(columns[0]) is cnp.ndarray:
         if grads is None:
             return False
@@ -246,7 +237,6 @@ def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
     for column in columns:
         if len(column) != len(grads):
             return False
-    spare = <Spare>spares[<uint64_t>PyThread_get_thread_ident() * 0x9E3779B97F4A7C15ULL >> 60]
     with cython.critical_section(spare):
         direct, spare.direct = spare.direct, None
     if direct is None:

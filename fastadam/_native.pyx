@@ -10,7 +10,7 @@ which copies or refuses them.
 from libc.float cimport FLT_MAX
 from libc.limits cimport INT_MAX
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcpy, memset
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear
