@@ -1,7 +1,7 @@
 """The project's checks, one session each; CI and the GitHub workflows call these.
 
 ``nox -l`` lists them and ``nox -s csrc`` runs one. Plain ``nox`` runs what is worth running
-before every commit.
+before every commit. ``nox -t ci`` runs all that gate a change.
 """
 
 import os
@@ -46,7 +46,7 @@ def clean_copy(session, name="src"):
     return folder
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def style(session):
     """ruff."""
     session.install("ruff")
@@ -54,7 +54,23 @@ def style(session):
     session.run("ruff", "check", ".")
 
 
-@nox.session
+@nox.session(tags=["ci"])
+def workflows(session):
+    """zizmor and JSON schemas: what GitHub reads, and CITATION.cff."""
+    session.install("zizmor", "check-jsonschema")
+    session.run("zizmor", "--offline", "--pedantic", ".github")
+    schemas = {
+        "github-workflows": Path(".github/workflows").glob("*.yml"),
+        "github-issue-forms": [f".github/ISSUE_TEMPLATE/{name}.yml" for name in ("fault", "wish")],
+        "github-issue-config": [".github/ISSUE_TEMPLATE/config.yml"],
+        "dependabot": [".github/dependabot.yml"],
+        "citation-file-format": ["CITATION.cff"],
+    }
+    for schema, files in schemas.items():
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files))
+
+
+@nox.session(tags=["ci"])
 def types(session):
     """mypy."""
     session.install("mypy", "numpy")
@@ -68,7 +84,7 @@ def quick(session):
     session.run("pytest", "-q", "-k", "rule or bits or arrays or optimizer or errors")
 
 
-@nox.session(venv_backend="none")
+@nox.session(venv_backend="none", tags=["ci"])
 @nox.parametrize("compiler", ["gcc", "clang"])
 def csrc(session, compiler):
     """csrc/ by hand: warnings are errors, and sanitizers find nothing."""
@@ -77,7 +93,7 @@ def csrc(session, compiler):
     session.run(*make, "SANITIZE=address,undefined", external=True)
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def tests(session):
     """README: pip install '.[test]' && pytest; nothing may be skipped."""
     session.chdir(clean_copy(session))
@@ -86,7 +102,7 @@ def tests(session):
     session.run("python", "-P", "-m", "fastadam", "--require-compiled")
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def examples(session):
     """README: digits.py with at least 97 % each; the adapters' examples."""
     session.install(TORCH, ".[examples,scipy]")
@@ -103,7 +119,7 @@ def examples(session):
     session.run("python", "examples/scipy_minimize.py", "--plot", f"{folder}/scipy.png")
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def wheel(session):
     """The sdist's wheel, repaired and checked; the suite on it, where no compiler is."""
     folder = Path(session.create_tmp()).resolve()
@@ -132,12 +148,12 @@ def wheel(session):
         session.run(f"{clean}/bin/{program}", *arguments, env=env, external=True)
 
     in_clean("pip", "install", "-q", "--only-binary", ":all:", TORCH, f"{repaired}[test-all]")
-    needs = ["check_wheel", "guards", "objects", "root"]  # tools/, a compiler, symbols
+    needs = ["check_wheel", "guards", "objects", "project", "root"]  # what is not there
     in_clean("pytest", "-q", *(f"--ignore=tests/test_{name}.py" for name in needs))
     in_clean("python", "-P", "-m", "fastadam", "--require-compiled")
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def numpy_only(session):
     """Without a compiler the install succeeds, and the same suite passes on NumPy."""
     session.chdir(clean_copy(session))

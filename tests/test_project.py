@@ -1,0 +1,58 @@
+"""Files of the project that repeat each other agree."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fastadam
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "CITATION.cff").exists(), reason="the project's files are not beside the tests"
+)
+
+
+@pytest.fixture
+def backend():
+    """Files: once is enough."""
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        ("CITATION.cff", r"^version: (.*)$"),
+        ("tools/conda/recipe.yaml", r'^  version: "(.*)"$'),
+        ("CHANGELOG.md", r"^## ([\d.]+)"),
+    ],
+)
+def test_version(file, pattern):
+    found = re.search(pattern, (ROOT / file).read_text(), re.M)
+    assert found[1] == fastadam.__version__
+
+
+def test_pythons():
+    """Those with wheels are those of the classifiers, and the oldest is required."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheels = settings["tool"]["cibuildwheel"]["build"]
+    minors = re.fullmatch(r"cp3\{([\dt,]+)\}-\*", wheels)[1].split(",")
+    classifiers = re.findall(r":: 3\.(\d+)", " ".join(settings["project"]["classifiers"]))
+    assert [minor for minor in minors if not minor.endswith("t")] == classifiers
+    assert settings["project"]["requires-python"] == f">=3.{minors[0]}"
+    workflow = (ROOT / ".github/workflows/wheels.yml").read_text()
+    built = re.search(r"python: \[(.*)\]", workflow)[1].split(", ")
+    assert built == [f"cp3{minor}" for minor in minors]
+
+
+def test_actions_are_pinned():
+    uses = [
+        line.split("uses:")[1].strip()
+        for file in (ROOT / ".github/workflows").glob("*.yml")
+        for line in file.read_text().splitlines()
+        if "uses:" in line
+    ]
+    assert uses
+    for use in uses:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[\d.]+", use)
+    assert len(set(uses)) == len({use.partition("@")[0] for use in uses})
