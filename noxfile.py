@@ -72,9 +72,19 @@ def workflows(session):
 
 @nox.session(tags=["ci"])
 def types(session):
-    """mypy."""
+    """mypy --strict."""
     session.install("mypy", "numpy")
     session.run("mypy")
+
+
+@nox.session(tags=["ci"])
+def pyright(session):
+    """pyright, with the packages that fastadam adapts; the stubs against the extensions."""
+    session.install(TORCH, "-e", ".[examples,scipy,safetensors]", "pyright[nodejs]", "mypy")
+    session.run("pyright")
+    stubs = ["fastadam._native", "fastadam.torch._tensors"]
+    options = ["--ignore-missing-stub", "--mypy-config-file", "pyproject.toml"]
+    session.run("python", "-m", "mypy.stubtest", *options, *stubs)
 
 
 @nox.session

@@ -41,7 +41,6 @@ from fastadam.functional import adam_step
 from fastadam.optimizer import Optimizer
 
 __all__ = [
-    *family.__all__,
     "ArrayTree",
     "GradTree",
     "Optimizer",
@@ -54,6 +53,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+__all__ += family.__all__
 
 if TYPE_CHECKING:
     from fastadam import scipy as scipy

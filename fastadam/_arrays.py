@@ -96,7 +96,7 @@ class Arrays:
         self.traits = [
             _hyper.Traits(
                 options=rule.options,
-                float32=any(slot.param.real.dtype == np.float32 for slot in group),
+                float32=any(slot.param.dtype in (np.float32, np.complex64) for slot in group),
                 params=tuple(slot.user for slot in group) if in_groups else None,
                 lacking=tuple(
                     rule.asked[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import operator
 from collections.abc import Callable
 from contextlib import ContextDecorator
 from functools import partial
@@ -87,6 +86,6 @@ class Averaged(io.IOBase, ContextDecorator):
 def _copies(targets: list[Array], sources: list[Array]) -> list[Callable[[], object]]:
     """Calls of C, each of which copies an array."""
     return [
-        partial(operator.setitem, target, ..., source)
+        partial(target.__setitem__, ..., source)
         for target, source in zip(targets, sources, strict=True)
     ]

@@ -473,7 +473,7 @@ def _spec(array: Array) -> Spec:
 
 def _library_spec(stored: Any) -> Spec:
     """What the safetensors library says of an array that it has not read yet."""
-    dtype = stored.get_dtype()
+    dtype: str = stored.get_dtype()
     return Spec(tuple(stored.get_shape()), {"F32": "<f4", "F64": "<f8"}.get(dtype, dtype))
 
 

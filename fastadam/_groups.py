@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
@@ -162,9 +161,7 @@ def param_changes(arrays: Arrays, values: Sequence[Array]) -> list[Callable[[], 
     for i in range(len(arrays.slots)):
         arrays.check_param(i)
     return [
-        partial(
-            operator.setitem, view, ..., check_array("the saved params" + slot.suffix, value, view)
-        )
+        partial(view.__setitem__, ..., check_array("the saved params" + slot.suffix, value, view))
         for view, slot, value in pairs
     ]
 

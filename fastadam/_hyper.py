@@ -10,7 +10,7 @@ import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import FunctionType, SimpleNamespace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -154,8 +154,7 @@ def lr_option(key: str, value: Any, traits: Traits | None = None) -> float | Sch
             f"lr is {name} itself, which makes learning rates and is none; call it, "
             f"as in lr={name}(...)"
         )
-    schedule: Schedule = value
-    return schedule
+    return cast(Schedule, value)
 
 
 def _makes_schedules(function: Callable[..., Any]) -> bool:

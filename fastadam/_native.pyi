@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, final
 
 from fastadam._arrays import Arrays, Counts
 from fastadam._hyper import Clip, Group
@@ -20,12 +20,14 @@ def adam_step(
     columns: tuple[Any, ...], grads: Any, steps: Any, options: tuple[Any, ...], loss_scale: Any
 ) -> bool: ...
 
+@final
 class Lock:
     refusal: str | None
     def hold(self) -> Lock: ...
     def __enter__(self) -> None: ...
     def __exit__(self, *_: object) -> None: ...
 
+@final
 class Batch:
     arrays: Arrays
     sums: Any
@@ -35,7 +37,7 @@ class Batch:
     grad_norm: float
     steps: list[int]
     numbers: list[tuple[float, ...]]
-    def __init__(self, arrays: Arrays, counts: Counts, lock: Lock, clip: Clip) -> None: ...
+    def __new__(cls, arrays: Arrays, counts: Counts, lock: Lock, clip: Clip) -> Batch: ...
     def step(
         self, grads: Any, groups: list[Group], loss_scale: float, most_threads: int = ...
     ) -> bool: ...

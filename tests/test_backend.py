@@ -192,7 +192,11 @@ class TestTheSourceFolder:
         assert "RuntimeWarning" in self.said(source)
         assert self.said(source, FASTADAM_BACKEND="numpy") == "numpy None\n"
         if _backend.available[:-1]:
-            shutil.copy(sys.modules["fastadam._native"].__file__, source / "fastadam")
+            native = Path(sys.modules["fastadam._native"].__file__)
+            shutil.copy(native, source / "fastadam")
+            bundled = native.parent.with_name("fastadam.libs")
+            if bundled.exists():  # an installed wheel's, which the extension finds beside it
+                shutil.copytree(bundled, source / bundled.name)
             assert self.said(source) == f"c {_backend.available[0]}\n"
 
     def test_an_installed_package_says_why_it_was_not_built(self, source):

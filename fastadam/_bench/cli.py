@@ -94,7 +94,8 @@ def _measure(dtype: str) -> dict[str, Any]:
     if config["backend"] == "c":
         makers["streams only"] = rivals.streams
     makers |= {name: rivals.RIVALS[name] for name in SHOWN}
-    results = []
+    results: list[dict[str, Any]] = []
+    missing: dict[str, str] = {}
     for i, work in enumerate(WORK):
         _progress(i, len(WORK), f"{work}")
         steps, missing = rivals.make_steps(makers, *make_arrays(work, dtype))

@@ -4,6 +4,8 @@ Each takes arrays and their gradients and returns a function that does a step.
 A rival raises ImportError where its package is missing.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import math
@@ -132,7 +134,7 @@ def numba_parallel(params: list[Array], grads: list[Array]) -> Step:
     return step
 
 
-def torch_adam(params: list[Array], grads: list[Array], **how: bool) -> Step:
+def torch_adam(params: list[Array], grads: list[Array], **how: Any) -> Step:
     import torch
 
     tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import numpy as np
 import torch
 from torch._C import DisableTorchFunction
-from torch.autograd import _profiler_enabled
+from torch._C._autograd import _profiler_enabled
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
@@ -100,9 +100,7 @@ class Optimizer(torch.optim.Optimizer):
         self.state = state["state"]
         super().__setstate__({key: value for key, value in state.items() if key != "state"})
 
-    @property
-    def state(self) -> Any:
-        """Of each parameter, as torch's."""
+    def _get_state(self) -> Any:
         state = self._kept.state  # held before anybody asks whether somebody holds it
         # To look at all of the state takes longer than to step 1,000 elements, so it is done
         # only after somebody had it.
@@ -111,11 +109,12 @@ class Optimizer(torch.optim.Optimizer):
             tensors.is_shared = True
         return state
 
-    @state.setter
-    def state(self, value: Any) -> None:
+    def _set_state(self, value: Any) -> None:
         kept = self._kept
         with kept.lock.hold():
             kept.state, kept.tensors = value, None
+
+    state: Any = property(_get_state, _set_state, doc="Of each parameter, as torch's.")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch's does.
@@ -335,7 +334,7 @@ class Optimizer(torch.optim.Optimizer):
 
 
 #: Let a compiled training loop call this one as it is.
-_uncompiled = torch.compiler.disable(Optimizer.step)
+_uncompiled: Any = torch.compiler.disable(Optimizer.step)
 
 
 def _step_arrays(

@@ -1,15 +1,16 @@
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, final
 
 from fastadam._hyper import Group
 from fastadam._native import Batch
 from fastadam._rows import RowGrad
 from fastadam._types import Array
 
+@final
 class Tensors:
     is_shared: bool
-    def __init__(
-        self,
+    def __new__(
+        cls,
         batch: Batch,
         exchange: object,
         params: list[Any],
@@ -20,5 +21,5 @@ class Tensors:
         read_group: Callable[[Group, Sequence[str]], Group],
         read_grad: Callable[[str, Any], tuple[Array | RowGrad, Array]],
         is_aliased: Callable[[Any], bool],
-    ) -> None: ...
+    ) -> Tensors: ...
     def step(self, groups: list[Group], most_threads: int) -> bool: ...
