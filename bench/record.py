@@ -3,6 +3,7 @@
     python bench/record.py                     # beside what bench/record.json keeps
     python bench/record.py --save              # and keep the new figures in their place
     python bench/record.py --against HEAD~1    # build that commit, and run both by turns
+    python bench/record.py --against clean/lib/python3.11/site-packages    # what is installed there
     python bench/record.py --fail-above 1.02   # exit with status 1 if a row is slower than that
 
 One thread; microseconds per step, medians; a minute and 2 GB of memory. A ratio above 1 means:
@@ -53,7 +54,7 @@ def adam_step(package, params, grads):
 
 
 def on_numpy(package, params, grads):
-    with importlib.import_module(f"{package.__name__}._backend").using("numpy"):
+    with package._backend.using("numpy"):
         return adam(package, params, grads)
 
 
@@ -142,6 +143,32 @@ def build(revision, folder):
     return before
 
 
+def installed(folder):
+    """The package that is installed in a folder, such as a wheel, imported beside ours."""
+
+    def set_aside():
+        names = [name for name in sys.modules if name.partition(".")[0] == "fastadam"]
+        return {name: sys.modules.pop(name) for name in names}
+
+    ours = set_aside()
+    sys.path.insert(0, str(folder))
+    try:
+        other = importlib.import_module("fastadam")
+    finally:
+        sys.path.pop(0)
+        set_aside()
+        sys.modules.update(ours)
+    if Path(other.__file__).parent.parent != folder:
+        sys.exit(f"no fastadam is installed in {folder}")
+    print(f"against {Path(other.__file__).parent}")
+    config = other.show_config(mode="dicts")
+    if config["backend"] != "c":
+        sys.exit(f"in {folder} the compiled extension is missing")
+    if config["instruction_set"] != fastadam.show_config(mode="dicts")["instruction_set"]:
+        sys.exit(f"in {folder} the instruction set is {config['instruction_set']}")
+    return other
+
+
 def this_cpu(config):
     """The CPU's name, what tells it from others of that name, and the instruction set."""
     info = Path("/proc/cpuinfo")
@@ -189,7 +216,11 @@ def main():
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--save", action="store_true", help="keep the figures for this CPU")
-    what.add_argument("--against", metavar="REVISION", help="a commit to build and compare with")
+    what.add_argument(
+        "--against",
+        metavar="REVISION",
+        help="a commit to build and compare with, or the folder of another install",
+    )
     parser.add_argument(
         "--fail-above", type=float, metavar="RATIO", help="exit with status 1 if one is above"
     )
@@ -205,9 +236,12 @@ def main():
     print(f"{name}; {Path(fastadam.__file__).parent}")
     if options.against:
         with tempfile.TemporaryDirectory() as folder:
-            package = build(options.against, Path(folder))
+            if Path(options.against).is_dir():
+                package, column = installed(Path(options.against).resolve()), "there"
+            else:
+                package, column = build(options.against, Path(folder)), options.against
             package.set_num_threads(1)
-            columns = ("now", options.against, "ratio")
+            columns = ("now", column, "ratio")
             _, worst = report(partial(beside_build, package), columns, rounds)
     else:
         record = json.loads(KEPT.read_text()) if KEPT.exists() else {}
