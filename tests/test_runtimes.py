@@ -59,7 +59,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(not _backend.available[:-1], reason="the NumPy backend has one thread")
+@pytest.mark.skipif(_backend.describe()["threading"] == "none", reason="it has one thread")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others bring other runtimes")
 @pytest.mark.parametrize("backend", _backend.available[:1], indirect=True)
 @pytest.mark.parametrize("order", [["fastadam"], ["torch", "sklearn", "fastadam"]])
