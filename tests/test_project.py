@@ -56,3 +56,13 @@ def test_actions_are_pinned():
     for use in uses:
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[\d.]+", use)
     assert len(set(uses)) == len({use.partition("@")[0] for use in uses})
+
+
+def test_sessions_are_described():
+    """Each session of noxfile.py has its row in CONTRIBUTING.md; bold are those of plain nox."""
+    rows = re.findall(r"^\| (\*\*)?(\w+)(?:\*\*)? \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    described = {name: bool(bold) for bold, name in rows if name != "session"}
+    code = (ROOT / "noxfile.py").read_text()
+    sessions = re.findall(r"^@nox\.session.*\n(?:@.*\n)*def (\w+)\(", code, re.M)
+    default = re.findall(r'"(\w+)"', re.search(r"options\.sessions = \[(.*)\]", code)[1])
+    assert described == {name: name in default for name in sessions}
