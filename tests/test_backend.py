@@ -212,6 +212,7 @@ class TestTheSourceFolder:
         tests.mkdir()
         shutil.copy(Path(__file__).with_name("conftest.py"), tests)
         (tests / "test_none.py").write_text("def test_none():\n    pass\n")
+        (source / "pytest.ini").write_text("[pytest]\n")  # no settings from a folder around it
         command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
         refused = self.python(source, *command)
         assert refused.returncode == pytest.ExitCode.USAGE_ERROR
