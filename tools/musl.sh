@@ -51,7 +51,8 @@ rm -rf site wheel tests
 pip install -q --target site --platform musllinux_1_2_x86_64 --only-binary=:all: \
     --python-version "$version" numpy pytest pytest-benchmark hypothesis
 git clone -q "$source" wheel/source
-CC="$folder/cc" LDSHARED="$folder/cc -shared" \
+# Debian's start files for musl have debug information
+CC="$folder/cc" LDSHARED="$folder/cc -shared -Wl,--strip-debug" \
     SETUPTOOLS_EXT_SUFFIX=".cpython-${version/./}-x86_64-linux-musl.so" \
     pip wheel -q --no-build-isolation --no-deps -w wheel wheel/source
 python -m zipfile -e wheel/*.whl site
