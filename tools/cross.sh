@@ -8,11 +8,12 @@ zig="python -m ziglang cc -target"
 make=(make -s -C tests/c)
 export WINEDEBUG=-all
 
-hash_here() { "${make[@]}" | grep '^hash'; }
 run() {
     local found
-    found=$("${make[@]}" CC="$1" RUN="$2" "${@:3}" | tee /dev/stderr | grep '^hash')
-    [ "$found" = "${expected:=$(hash_here)}" ] || { echo "here it is $expected"; exit 1; }
+    found=$("${make[@]}" CC="$1" RUN="$2" "${@:3}")
+    echo "$found"
+    : "${expected:=$("${make[@]}" | grep "^hash")}"
+    grep -qxF "$expected" <<<"${found//$'\r'/}" || { echo "here it is $expected"; exit 1; }
 }
 compile() { "${make[@]}" CC="$1" objects; }
 
