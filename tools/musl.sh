@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The tests on musl: tools/musl.sh FOLDER PYTEST_ARGUMENTS...
 # Debian has musl and a compiler for it, but no Python: its source is built in FOLDER, and NumPy's
-# wheel for musl runs in it. Needs Debian 12 with musl-tools, Python 3.11 as it
-# has, and in it setuptools, cython and numpy.
+# wheel for musl runs in it. Needs Debian 12 with musl-tools, Python 3.11 as it has, and in it
+# setuptools, cython and numpy.
 set -euo pipefail
 source=$PWD
 folder=$1
