@@ -18,6 +18,8 @@ nox.options.sessions = ["style", "types", "quick"]
 
 BUILD_TOOLS = ["setuptools>=77", "cython>=3.1", "numpy>=2"]
 TORCH = "torch==2.13.0"  # on PyPI, of these versions only this one is a build for CPUs alone
+#: Files whose tests share nothing, such as a signal handler or a file.
+PARALLEL = ["arrays", "functional", "norm", "optimizer", "rows"]
 #: What would change what the tests run on.
 CHOICES = ["FASTADAM_BACKEND", "FASTADAM_ISA", "FASTADAM_NUM_THREADS", "OMP_NUM_THREADS"]
 for name in CHOICES:
@@ -226,3 +228,25 @@ def cross(session):
         *["x86_64-macos", "aarch64-macos", "x86_64-msvc", "aarch64-msvc"],
     ]
     session.run("bash", "tools/cross.sh", *targets, external=True)
+
+
+@nox.session(venv_backend="none")
+def free_threaded(session):
+    """The suite on a Python without a GIL, one test after the other and 4 threads in each."""
+    python = shutil.which("python3.14t") or shutil.which("python3.13t")
+    if python is None:
+        folder = Path(session.cache_dir) / "free_threaded"
+        if not folder.exists():
+            apt(session, "zlib1g-dev", "libssl-dev", "libffi-dev")
+            session.run("bash", "tools/build_python.sh", str(folder), external=True)
+        (python,) = folder.glob("bin/python3.*t")
+    source = clean_copy(session)
+    sh(session, f"{python} -m venv {source}/venv")
+    session.chdir(source)
+    here = str(source / "venv/bin/python")
+    # An older wheel of NumPy is better than the sources of the newest.
+    parts = [".[test]", "pytest-run-parallel"]
+    session.run(here, "-m", "pip", "install", "-q", "--prefer-binary", *parts, external=True)
+    session.run(here, "-m", "pytest", "-q", "--parallel-threads=1", external=True)
+    files = [f"tests/test_{name}.py" for name in PARALLEL]
+    session.run(here, "-m", "pytest", "-q", "--parallel-threads=4", *files, external=True)

@@ -32,6 +32,16 @@ from fastadam._native import items_of
 
 cnp.import_array()
 
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    enum { HAS_GIL = 0 };
+    #else
+    enum { HAS_GIL = 1 };
+    #endif
+    """
+    enum: HAS_GIL
+
 cdef extern from "Python.h":
     ctypedef struct PyGetSetDef:
         object (*get)(object, void *)
@@ -428,8 +438,11 @@ cdef class Tensors:
         return found.data == cnp.PyArray_DATA(array) or array.size == 0
 
     cdef bint may_have_changed(self) noexcept:
-        """Whether the state has to be looked at."""
-        return self.is_shared or self.is_held()
+        """Whether the state has to be looked at.
+
+        Without a GIL always: another thread can come by it at any time, whatever references say.
+        """
+        return not HAS_GIL or self.is_shared or self.is_held()
 
     cdef bint is_held(self) noexcept:
         """Whether others than the optimizer and this object hold the dict of all state.
