@@ -48,18 +48,25 @@ def together(*works):
     return results
 
 
-def while_changing(change, work, times=300):
-    """Work many times while two threads change something; how often it was not refused."""
-    ended, done = threading.Event(), 0
+def while_changing(change, work, times=2000):
+    """Work at least so often, and change something in another thread at least as often.
+
+    How often the work was not refused.
+    """
+    ended, changed, done = threading.Event(), 0, 0
 
     def keep_changing():
+        nonlocal changed
         while not ended.is_set():
             change()
+            changed += 1
 
     def keep_working():
         nonlocal done
+        worked = 0
         try:
-            for _ in range(times):
+            while worked < times or changed < times:
+                worked += 1
                 try:
                     work()
                 except REFUSED:
@@ -120,7 +127,7 @@ def test_adam_step_from_many_threads():
     def stepped(n):
         params, m, v = [[np.full(k + 1, x) for k in range(n)] for x in (1.0, 0.0, 0.0)]
         grads = [np.full(k + 1, 0.5) for k in range(n)]
-        for step in range(1, 60):
+        for step in range(1, 100):
             fastadam.adam_step(params, grads, m, v, step=step)
             fastadam.adam_step(params[0], grads[0], m[0], v[0], step=step)
         return b"".join(array.tobytes() for column in (params, m, v) for array in column)
@@ -215,7 +222,7 @@ def test_groups_that_are_edited_meanwhile():
         opt.param_groups[0]["lr"] = float("2")
         del opt.param_groups[0]["note"]
 
-    done = while_changing(change, lambda: opt.step([ones()]), 1000)
+    done = while_changing(change, lambda: opt.step([ones()]))
     assert opt.finished_steps == done > 0
     assert p[0] == p[1] == p[2] == np.round(p[0])
     assert done <= -p[0] <= 2 * done
@@ -307,7 +314,7 @@ def test_averages_in_place_meanwhile():
         with opt.use_averaged_params():
             assert p[0] == p[1] == p[2]
 
-    done = while_changing(average, lambda: opt.step(ones()))
+    done = while_changing(average, lambda: opt.step(ones()), 300)
     assert (p == -done).all()
     assert opt.finished_steps == done
 
@@ -327,12 +334,12 @@ def test_the_number_of_threads_is_set_meanwhile():
     opt = fastadam.SGD(p, lr=1.0)
     counts = iter(range(10**9))
     try:
-        while_changing(
+        done = while_changing(
             lambda: fastadam.set_num_threads(1 + next(counts) % 3), lambda: opt.step(g), 20
         )
     finally:
         fastadam.set_num_threads(before)
-    assert (p == -20).all()
+    assert (p == -done).all()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
