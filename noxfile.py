@@ -250,3 +250,62 @@ def free_threaded(session):
     session.run(here, "-m", "pytest", "-q", "--parallel-threads=1", external=True)
     files = [f"tests/test_{name}.py" for name in PARALLEL]
     session.run(here, "-m", "pytest", "-q", "--parallel-threads=4", *files, external=True)
+
+
+@nox.session
+def sanitize(session):
+    """The tests, or those in posargs, with the extensions under ASan and UBSan."""
+    session.chdir(clean_copy(session))
+    flags = "-fsanitize=address,undefined -fno-omit-frame-pointer"
+    session.install(TORCH, "-e", ".[test-all]", env={"CC": "gcc", "CFLAGS": flags})
+    session.run("bash", "tools/sanitized", "pytest", "-q", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def tsan(session):
+    """csrc/ under ThreadSanitizer: with OpenMP, and called by several threads at once."""
+    apt(session, "clang", "libomp-dev")
+    # What tells ThreadSanitizer of OpenMP's barriers; it does not see into the runtime.
+    (archer, *_) = sorted(Path("/usr/lib").glob("llvm-*/lib/libarcher.so"))
+    env = {
+        "OMP_TOOL_LIBRARIES": str(archer),
+        "TSAN_OPTIONS": "ignore_noninstrumented_modules=1",
+        "OMP_NUM_THREADS": "3",
+    }
+    make = ["make", "-s", "-C", "tests/c", "CC=clang", "SANITIZE=thread", "run", "threads"]
+    session.run(*make, external=True, env=env)
+
+
+@nox.session
+def valgrind(session):
+    """A part of the tests, or those in posargs, under valgrind's memcheck."""
+    apt(session, "valgrind")
+    session.install(".[test]")
+    tests = session.posargs or ["tests/test_rule.py", "tests/test_slots.py", "-k", "not numpy"]
+    memcheck = ["--quiet", "--error-exitcode=9", "--suppressions=tests/c/python.supp"]
+    session.run(
+        *["valgrind", *memcheck, "python", "-P", "-m", "pytest", "-q", *tests],
+        external=True,
+        env={"PYTHONMALLOC": "malloc"},
+    )
+
+
+@nox.session
+def fuzz(session):
+    """Checkpoint files changed for a minute, and any calls; posargs: how many seconds of each.
+
+    What the fuzzer found stays in .fuzz/ and is where the next run begins.
+    """
+    seconds = int(session.posargs[0]) if session.posargs else 60
+    session.install("atheris", ".[test,safetensors]")
+    fuzzer = ["python", "-P", "tests/fuzz/checkpoint.py", ".fuzz/checkpoint"]
+    session.run(*fuzzer, f"-max_total_time={seconds}")
+    series = {"FASTADAM_TEST_EXAMPLES": str(3 * seconds)}
+    session.run("pytest", "-q", "tests/test_stateful.py", env=series)
+
+
+@nox.session
+def leaks(session):
+    """A million steps and ten thousand of all else leave no memory behind."""
+    session.install(TORCH, ".[test,torch,safetensors]")
+    session.run("pytest", "-q", "tests/test_memory.py", env={"FASTADAM_TEST_LEAKS": "1000000"})
