@@ -282,11 +282,8 @@ def valgrind(session):
     apt(session, "valgrind")
     session.install(".[test]")
     tests = session.posargs or ["tests/test_rule.py", "tests/test_slots.py", "-k", "not numpy"]
-    memcheck = ["--quiet", "--error-exitcode=9", "--suppressions=tests/c/python.supp"]
     session.run(
-        *["valgrind", *memcheck, "python", "-P", "-m", "pytest", "-q", *tests],
-        external=True,
-        env={"PYTHONMALLOC": "malloc"},
+        "bash", "tools/memcheck", "python", "-P", "-m", "pytest", "-q", *tests, external=True
     )
 
 

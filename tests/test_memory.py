@@ -201,7 +201,7 @@ def _(folder):
         opt.load_state_dict(opt.state_dict())
         fastadam.torch.AdamW(p).step()
         p[0].grad = torch.ones(3).to_sparse()
-        with pytest.raises(RuntimeError, match="sparse"):
+        with pytest.raises(ValueError, match="weight_decay"):
             opt.step()
 
     return call
@@ -223,12 +223,12 @@ def test_nothing_is_left_behind(case, tmp_path):
     """
     call = CALLS[case](tmp_path)
     times = LONG if case == "step" else LONG // 100
-    measure, most = (resident, 1_000_000) if LONG else (traced, 9_000)
+    measure, most = (resident, 1_000_000) if LONG else (traced, 10_000)
     if not LONG:
-        times = 100
+        times = 60
         tracemalloc.start()
     try:
-        for _ in range(max(100, times // 10)):
+        for _ in range(max(60, times // 10)):
             call()
         gc.collect()
         before = measure()
