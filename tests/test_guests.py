@@ -5,6 +5,7 @@ them. Whatever these do to the arrays and lists that the step was given, it must
 right step or an error, and must not read or write freed memory.
 """
 
+import contextlib
 import sys
 import threading
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import fastadam
+from fastadam import _backend
 from fastadam._rows import Rows
 
 
@@ -98,6 +100,72 @@ def test_lists_of_adam_step_that_another_thread_changes():
         thread.join()
         sys.setswitchinterval(interval)
     assert outcomes <= {"stepped", "refused"}
+
+
+def emptied_and_filled(container):
+    full = container.copy()
+    container.clear()
+    container.extend(full) if isinstance(container, list) else container.update(full)
+
+
+def turned_round(container):
+    """The keys in another order, or another array first; at the end all is as before."""
+    if isinstance(container, dict):
+        for _ in range(2):
+            key = next(iter(container))
+            container[key] = container.pop(key)
+    else:
+        container.reverse()
+        container.reverse()
+
+
+@pytest.mark.parametrize("change", [emptied_and_filled, turned_round])
+@pytest.mark.parametrize("what", ["params", "grads", "inner", "groups", "group", "state"])
+@pytest.mark.parametrize("use", ["step", "accumulate", "load_state_dict", "save"])
+def test_what_another_thread_changes_meanwhile(what, change, use, tmp_path, backend):
+    """A call is done or refused as a whole; afterwards all is as it was."""
+    if backend not in (_backend.available[0], "numpy"):
+        return
+    n = 30
+    nest = {"a": [np.zeros(3) for _ in range(n)], "b": np.zeros(2)}
+    grads = [{"a": [np.ones(3) for _ in range(n)], "b": np.ones(2)}]
+    opt = fastadam.SGD([{"params": nest, "lr": 1.0}])
+    state = opt.state_dict()
+    containers = {
+        "params": nest["a"], "grads": grads[0], "inner": grads[0]["a"], "groups": opt.param_groups,
+        "group": opt.param_groups[0], "state": state["state"],
+    }  # fmt: skip
+    uses = {
+        "step": lambda: opt.step(grads),
+        "accumulate": lambda: (opt.accumulate(grads), opt.step()),
+        "load_state_dict": lambda: (opt.load_state_dict(state), opt.step(grads)),
+        "save": lambda: opt.save(tmp_path / "x"),
+    }
+    stop, done = threading.Event(), 0
+
+    def churn():
+        while not stop.is_set():
+            change(containers[what])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(60):
+            with contextlib.suppress(TypeError, ValueError, KeyError, RuntimeError):
+                uses[use]()
+                done += use != "save"
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    moved = {float(value) for array in [*nest["a"], nest["b"]] for value in array}
+    assert len(moved) == 1
+    assert moved == {-float(done)} or use == "load_state_dict"  # which may leave out the step
+    with contextlib.suppress(ValueError):  # if nothing was accumulated
+        opt.step()
+    opt.step(grads)
 
 
 @pytest.mark.parametrize("place", ["exp_avg", "exp_avg_sq", "param"])
