@@ -228,7 +228,7 @@ def test_nothing_is_left_behind(case, tmp_path):
         times = 60
         tracemalloc.start()
     try:
-        for _ in range(6):  # caches grow at first; a leak grows each time
+        for _ in range(30):  # caches grow at first, and a leak each time
             gc.collect()
             before = measure()
             for _ in range(times):
