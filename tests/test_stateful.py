@@ -591,6 +591,7 @@ class Machine(RuleBasedStateMachine):
                 assert value == expected[name], (key, name)
             assert bits(self.params[i]) == bits(array.param), key
         assert len(state["state"]) == len(model.arrays)
+        assert (self.opt._batch.sums is not None) == bool(model.kept)
         for group, options in zip(self.opt.param_groups, model.options, strict=True):
             for name, value in options.items():
                 assert np.array_equal(group[name], value), name
