@@ -47,7 +47,7 @@ static void *train(void *argument)
 {
     work *w = argument;
     const fa_hyper hyper = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .alpha = 0.99,
-                            .momentum = 0.9, .momentum_decay = 4e-3, .ema_decay = 0.9};
+                            .momentum = 0.9, .psi = 0.9998, .ema_decay = 0.9};
     const int64_t sizes[ARRAYS] = {LARGE, SMALL, 1};
     const int states = fa_states_kept(w->rule, &hyper);
     fa_array arrays[ARRAYS] = {0};
