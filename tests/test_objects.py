@@ -21,6 +21,8 @@ def objdump(*options):
     """What it says of the extension."""
     if not SETS:
         pytest.skip("no extension")
+    if sys.platform == "win32":
+        pytest.skip("MSVC writes no symbols into an extension")
     if not OBJDUMP:
         pytest.skip("no objdump")
     from fastadam import _native

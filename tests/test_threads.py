@@ -154,6 +154,7 @@ def test_a_waiting_thread_gets_its_turn():
         thread.join()
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
 def test_a_signal_handler_that_saves_while_its_thread_waits():
     entered, release = threading.Event(), threading.Event()
 
