@@ -12,10 +12,9 @@ mkdir -p "$folder"/apt/{lists,etc}
 folder=$(cd "$folder" && pwd)
 
 # NumPy's libraries have packed relocations, which musl knows from 1.2.4 on; Debian 12 has 1.2.3
-for file in /etc/apt/sources.list.d/debian.sources; do
-    sed 's/^Types:.*/Types: deb-src/' "$file" >"$folder/apt/etc/here.sources"
-    sed 's/bookworm/trixie/g' "$file" >"$folder/apt/etc/next.sources"
-done
+sources=/etc/apt/sources.list.d/debian.sources
+sed 's/^Types:.*/Types: deb-src/' $sources >"$folder/apt/etc/here.sources"
+sed 's/bookworm/trixie/g' $sources >"$folder/apt/etc/next.sources"
 apt=(apt-get -qq -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$folder/apt/etc"
     -o "Dir::State::lists=$folder/apt/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=)
 "${apt[@]}" update
