@@ -221,12 +221,13 @@ def musl(session):
 @nox.session
 def cross(session):
     """csrc/ for other systems; its harness runs under Wine and QEMU and gives the same bytes."""
-    apt(session, "clang", "gcc-aarch64-linux-gnu", "gcc-mingw-w64-x86-64", "musl-tools")
-    apt(session, "qemu-user-static", "wine64", "wine")
+    apt(session, "clang", "gcc-aarch64-linux-gnu", "gcc-riscv64-linux-gnu")
+    apt(session, "gcc-mingw-w64-x86-64", "musl-tools", "qemu-user-static", "wine64", "wine")
     session.install("ziglang")
     targets = session.posargs or [
-        *["aarch64-linux", "x86_64-musl", "x86_64-windows", "aarch64-windows"],
-        *["x86_64-macos", "aarch64-macos", "x86_64-msvc", "aarch64-msvc"],
+        *["aarch64-linux", "riscv64-linux", "x86_64-musl", "aarch64-musl"],
+        *["x86_64-windows", "aarch64-windows", "x86_64-macos", "aarch64-macos"],
+        *["x86_64-msvc", "aarch64-msvc"],
     ]
     session.run("bash", "tools/cross.sh", *targets, external=True)
 
