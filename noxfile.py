@@ -110,6 +110,7 @@ def csrc(session, compiler):
 @nox.session(tags=["ci"])
 def tests(session):
     """README: pip install '.[test]' && pytest; nothing may be skipped."""
+    apt(session, "clang")  # guards.h is tried with it
     session.chdir(clean_copy(session))
     session.install(TORCH, ".[test-all]")  # what some tests compare with
     sh(session, "pip install -q '.[test]' && pytest -q", env={"FASTADAM_TEST_STRICT": "1"})

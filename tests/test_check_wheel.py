@@ -88,6 +88,7 @@ def test_a_good_wheel(check_wheel, tmp_path, name):
         (LINUX, {NATIVE: WITH_SYMBOLS}, "_native.* is not stripped"),
         (LINUX, {"fastadam.libs/libgomp-1f.so.1.0.0": None}, "bundles no libgomp"),
         (LINUX, {"fastadam.libs/libgomp-1f.so.1.0.0": WITH_SYMBOLS}, "libgomp.* is not stripped"),
+        (LINUX, {"fastadam.libs/libquadmath-1f.so.0": STRIPPED}, "it bundles .*libquadmath"),
         (LINUX, {"fastadam/__init__.py": bytes(1_200_000)}, "are too many"),
         (WINDOWS, {"fastadam.libs/vcomp140-3b.dll": None}, "bundles no vcomp140"),
         (MACOS, {"fastadam/.dylibs/libomp.dylib": b""}, "it bundles .*libomp"),

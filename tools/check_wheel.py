@@ -3,9 +3,9 @@
     python tools/check_wheel.py dist/*.whl
 
 A wheel has both extensions, built for the Python and the platform of its tag. It brings the OpenMP
-runtime on Linux and Windows, and none on macOS, where Apple's compiler has none. It has Python
-files, stubs and these, nothing else, and is smaller than 1.2 MB. On Linux everything compiled is
-stripped. The exit status is 1 if something is wrong.
+runtime on Linux and Windows, and none on macOS, where Apple's compiler has none. Besides these it
+has Python files, stubs and what describes it, nothing else, and is smaller than 1.2 MB. On Linux
+everything compiled is stripped. The exit status is 1 if something is wrong.
 """
 
 import re
@@ -65,11 +65,12 @@ def faults(path):
         found.append(f"its extensions are {sorted(extensions)}")
     abi = f"{tags[1]}{tags[2]}"
     found += [f"{name} is for another Python" for name in extensions if not is_for(name, abi)]
-    names = [PurePosixPath(name).name for name in bundled]
-    if runtime is None and names:
-        found.append(f"it bundles {sorted(names)}")
-    if runtime and not any(name.startswith(runtime) for name in names):
-        found.append(f"it bundles no {runtime}, only {sorted(names)}")
+    names = {PurePosixPath(name).name for name in bundled}
+    runtimes = {name for name in names if runtime and name.startswith(runtime)}
+    if runtime and not runtimes:
+        found.append(f"it bundles no {runtime}")
+    if names != runtimes:
+        found.append(f"it bundles {sorted(names - runtimes)}")
     for name in contents.keys() - bundled - extensions:
         top = PurePosixPath(name).parts[0]
         if top.endswith(".dist-info") or name == "fastadam/py.typed":
