@@ -12,7 +12,7 @@ run() {
     local found
     found=$("${make[@]}" CC="$1" RUN="$2" "${@:3}")
     echo "$found"
-    : "${expected:=$("${make[@]}" | grep "^hash")}"
+    expected=${expected:-$("${make[@]}" | grep "^hash")}
     grep -qxF "$expected" <<<"${found//$'\r'/}" || { echo "here it is $expected"; exit 1; }
 }
 compile() { "${make[@]}" CC="$1" objects; }
