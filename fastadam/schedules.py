@@ -689,7 +689,7 @@ def _polynomial(finished: int, start: float, end: float, steps: int, power: floa
 def _exponential_decay(
     finished: int, start: float, rate: float, steps: int, staircase: bool, end: float | None
 ) -> float:
-    factor = real_power(rate, finished // steps if staircase else finished / steps)
+    factor = real_power(rate, float(finished // steps if staircase else finished / steps))
     lr = start * factor if start else 0.0
     if end is None:
         return lr

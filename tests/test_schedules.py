@@ -474,6 +474,12 @@ def test_numpys_numbers_are_taken():
     assert {type(value) for value in values(schedule, 3)} == {float}
 
 
+@pytest.mark.parametrize("staircase", [False, True])
+def test_numpys_counts_are_taken(staircase):
+    schedule = exponential_decay(0.5, 0.5, 3, staircase=staircase)
+    assert [schedule(finished) for finished in np.arange(9)] == values(schedule, 9)
+
+
 ARRAYS_WITHOUT_AXES = """
 import numpy as np
 import fastadam
