@@ -17,24 +17,21 @@ class Power:
     """Whole powers of numbers from 0 to 1; the twin of csrc/power.c, with its comments."""
 
     def __init__(self) -> None:
-        self._base = 0.0
-        self._n = 0
-        self._exact_base = self._power = 0
+        self._last = 0.0, 0, 0, 0
 
     def __call__(self, base: float, n: int) -> float:
         """base**n, where n is at least 1."""
         if base == 1.0:
             return 1.0
         first = 1 if n < _STRIDE else n - n % _STRIDE
-        if self._base != base or not first <= self._n <= n:
-            self._base = base
-            self._exact_base = int(base * 2.0**128)
-            self._n = first
-            self._power = _squared_up(self._exact_base, first)
-        while self._n < n:
-            self._n += 1
-            self._power = self._power * self._exact_base >> 128
-        head, tail = self._power >> 75, self._power >> 32 & (1 << 43) - 1
+        last_base, last_n, exact_base, power = self._last
+        if last_base != base or not first <= last_n <= n:
+            exact_base = int(base * 2.0**128)
+            last_n, power = first, _squared_up(exact_base, first)
+        for _ in range(last_n, n):
+            power = power * exact_base >> 128
+        self._last = base, n, exact_base, power  # as one, since Ctrl-C may come between lines
+        head, tail = power >> 75, power >> 32 & (1 << 43) - 1
         return head * 2.0**-53 + tail * 2.0**-96
 
 

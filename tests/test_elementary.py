@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 
 import numpy as np
@@ -69,6 +70,34 @@ def test_a_power_does_not_depend_on_the_one_before():
         base = draw.choice([0.9, 0.999, 1.0, 0.0])
         n = draw.choice([n, n + 1, n + 2, n + 40, max(1, n - 1), draw.randrange(1, 5000)])
         assert memo(base, n) == Power()(base, n)
+
+
+@pytest.mark.parametrize("n", [40, 63, 64])
+def test_a_power_that_was_interrupted(n):
+    """Ctrl-C after any line: the next power is right."""
+
+    def interrupt(frame, event, argument):
+        nonlocal left
+        left -= event == "line"
+        if left == 0:
+            raise KeyboardInterrupt
+        return interrupt
+
+    before, lines = sys.gettrace(), 0
+    while True:
+        lines += 1
+        left, memo = lines, Power()
+        memo(0.9, 39)
+        sys.settrace(interrupt)
+        try:
+            memo(0.9, n)
+            break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        assert memo(0.9, n) == Power()(0.9, n)
+    assert lines > 8
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
