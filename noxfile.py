@@ -103,7 +103,7 @@ def csrc(session, compiler):
     """csrc/ by hand: warnings are errors, and sanitizers find nothing."""
     apt(session, compiler)
     make = ["make", "-s", "-C", "tests/c", f"CC={compiler}"]
-    session.run(*make, external=True)
+    session.run(*make, "run", "threads", external=True)
     session.run(*make, "SANITIZE=address,undefined", external=True)
 
 
