@@ -26,7 +26,7 @@ typedef _Atomic int shared_int;
 #endif
 
 static shared_int requested; /* by the user; 0: as many as OpenMP would use */
-static int at_start;  /* OpenMP's number before anybody limited it */
+static int at_start;         /* OpenMP's number before anybody limited it */
 static int forked;
 
 #ifndef _WIN32
