@@ -201,14 +201,8 @@ cdef class Direct:
         return True
 
 
-@cython.final
-cdef class Spare:
-    """The room of the last call, but while a call has it."""
-
-    cdef Direct direct
-
-
-cdef Spare spare = Spare()
+cdef Direct spare = None  # the room of the last call, but while a call has it
+cdef PyThread_type_lock spare_guard = new_guard()
 
 
 def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
@@ -217,6 +211,7 @@ def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
     `columns` are the parameters and each kind of state, arrays or sequences of arrays, and
     `options` the values of ADAM.options.
     """
+    global spare
     cdef Direct direct
     if type(columns[0]) is cnp.ndarray:
         if grads is None:
@@ -237,15 +232,17 @@ def adam_step(tuple columns, grads, steps, tuple options, loss_scale):
     for column in columns:
         if len(column) != len(grads):
             return False
-    with cython.critical_section(spare):
-        direct, spare.direct = spare.direct, None
+    enter(spare_guard)
+    direct, spare = spare, None
+    leave(spare_guard)
     if direct is None:
         direct = Direct()
     try:
         return direct.step(columns, grads, steps, options, loss_scale)
     finally:
-        with cython.critical_section(spare):
-            spare.direct = direct
+        enter(spare_guard)
+        spare = direct
+        leave(spare_guard)
 
 
 cdef inline bint is_sequence(value) noexcept:

@@ -1,6 +1,7 @@
 # What _native.pyx shares with other extensions of this package, such as torch/_tensors.pyx.
 
 from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport int64_t, uintptr_t
 cimport cython
 cimport numpy as cnp
@@ -81,12 +82,13 @@ cdef class Lock:
     cdef Place first  # in the queue
     cdef Py_ssize_t n_forks  # of `survivors`, those that this lock knows of
     cdef str reason  # see `refusal`
+    cdef PyThread_type_lock guard  # of the above
 
     cdef int acquire(self) except -1
     cdef bint take(self, unsigned long thread) except -1
     cdef int wait(self, unsigned long thread) except -1
-    cdef int notice_forks(self) except -1
-    cdef bint survived(self, unsigned long thread) except -1
+    cdef void notice_forks(self) noexcept
+    cdef bint survived(self, unsigned long thread) noexcept
     cdef bint append(self, Place place) noexcept
     cdef void remove(self, Place place) noexcept
     cdef void release(self) noexcept

@@ -15,7 +15,7 @@ from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcpy, memset
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear
 from cpython.list cimport PyList_GET_SIZE
-from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.pythread cimport PyThread_get_thread_ident, PyThread_type_lock
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_CLEAR, Py_DECREF, Py_INCREF
 from cpython.sequence cimport PySequence_Fast_GET_SIZE, PySequence_Fast_ITEMS
