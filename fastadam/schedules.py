@@ -731,7 +731,7 @@ def _join(finished: int, schedules: tuple[Schedule, ...], boundaries: tuple[int,
 
 def _left(finished: int, steps: int) -> float:
     """Which part of the steps is left."""
-    return max(steps - finished, 0) / steps
+    return float(max(steps - finished, 0) / steps)
 
 
 def _between(start: float, end: float, left: float) -> float:
