@@ -6,6 +6,7 @@ right step or an error, and must not read or write freed memory.
 """
 
 import contextlib
+import itertools
 import sys
 import threading
 
@@ -87,19 +88,17 @@ def test_lists_of_adam_step_that_another_thread_changes():
     sys.setswitchinterval(1e-6)
     thread = threading.Thread(target=churn)
     thread.start()
-    outcomes = set()
     try:
         for n in range(3000):
-            try:
+            with contextlib.suppress(ValueError):
                 fastadam.adam_step(*lists, step=1, lr=1e-3 + n * 1e-12)
-                outcomes.add("stepped")
-            except ValueError:
-                outcomes.add("refused")
     finally:
         stop.set()
         thread.join()
         sys.setswitchinterval(interval)
-    assert outcomes <= {"stepped", "refused"}
+    fastadam.adam_step(*lists, step=1)
+    for array in itertools.chain.from_iterable(source):
+        assert (array == array[0]).all()  # each was stepped as a whole, or not
 
 
 def emptied_and_filled(container):
