@@ -81,7 +81,9 @@ cdef class Lock:
 
     def hold(self):
         """What to take with ``with``; see _numpy.Lock."""
-        return self
+        cdef Hold hold = Hold()
+        hold.lock = self
+        return hold
 
     cdef int acquire(self) except -1:
         cdef unsigned long thread = PyThread_get_thread_ident()
@@ -184,8 +186,24 @@ cdef class Lock:
         self.held = False
         leave(self.guard)
 
+
+@cython.final
+@cython.no_gc_clear
+cdef class Hold:
+    """The lock in one ``with`` block.
+
+    From Python 3.14 on Ctrl-C can come after `__enter__` and before the block, which is then left
+    without its end. What was made for the block goes then, and gives the lock back.
+    """
+
     def __enter__(self):
-        self.acquire()
+        self.lock.acquire()
+        self.is_held = True
 
     def __exit__(self, *_):
-        self.release()
+        self.is_held = False
+        self.lock.release()
+
+    def __dealloc__(self):
+        if self.is_held:
+            self.lock.release()

@@ -95,6 +95,12 @@ cdef class Lock:
 
 
 @cython.final
+cdef class Hold:
+    cdef Lock lock
+    cdef bint is_held
+
+
+@cython.final
 cdef class Leaves:
     cdef Py_ssize_t first, size
 

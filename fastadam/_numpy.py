@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import math
+import operator
 import os
+import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
-from operator import is_
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +20,7 @@ import numpy as np
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
 from fastadam._checks import DTYPES
-from fastadam._guard import HELD, KEPT, REENTERED
+from fastadam._guard import HELD, KEPT, REENTERED, at_once
 from fastadam._quiet import quietly
 from fastadam._rows import Rows
 from fastadam._rules import Block, Scalars, step_blocks
@@ -26,7 +31,7 @@ class Lock:
     """Who may use an optimizer; the twin of _native.Lock, but not fair.
 
     What holds it is a lock in C, which Ctrl-C cannot keep from being released at the end of a
-    ``with`` block. A class with an ``__exit__`` in Python could not promise that.
+    ``with`` block (but see `Hold`). A class with an ``__exit__`` in Python could not promise that.
     """
 
     def __init__(self) -> None:
@@ -35,7 +40,7 @@ class Lock:
         self.refusal: str | None = None
         _locks.add(weakref.ref(self, _locks.discard))
 
-    def hold(self) -> threading.RLock:
+    def hold(self) -> AbstractContextManager[Any]:
         """What to take with ``with``, or an error if this thread has it, or nobody may.
 
         There should be no loop in the block: in Python 3.12 and 3.13 some jumps back within a
@@ -45,7 +50,7 @@ class Lock:
             raise RuntimeError(self.refusal)
         if self._lock._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError(REENTERED)
-        return self._lock
+        return self._lock if sys.version_info < (3, 14) else Hold(self._lock)
 
     def after_fork(self) -> None:
         """In a child: if a thread that is not there held the lock, what it changed is torn."""
@@ -54,6 +59,22 @@ class Lock:
         else:
             self._lock._at_fork_reinit()  # type: ignore[attr-defined]
             self.refusal = HELD
+
+
+class Hold(io.IOBase):
+    """A lock in one ``with`` block, all in C.
+
+    From Python 3.14 on Ctrl-C can come after ``__enter__`` and before the block, which is then left
+    without its end. What was made for the block goes then, and ``io.IOBase`` calls `close`. It also
+    asks whether it is `closed`, at first when the block begins, and that takes the lock.
+    """
+
+    closed = property(operator.methodcaller("take"))
+
+    def __init__(self, lock: Any) -> None:
+        self.close = at_once(())  # type: ignore[method-assign]
+        calls = [lock.acquire, partial(setattr, self, "close", at_once([lock.release]))]
+        self.take: Any = partial(deque, map(operator.call, calls), 0)  # the first time; never true
 
 
 _locks: set[weakref.ref[Lock]] = set()
@@ -305,5 +326,5 @@ def has_items(group: Any, seen: _hyper.Group | None) -> bool:
         seen is not None
         and type(group) is dict
         and [*group] == [*seen]
-        and all(map(is_, group.values(), seen.values()))
+        and all(map(operator.is_, group.values(), seen.values()))
     )
