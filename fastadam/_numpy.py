@@ -73,8 +73,12 @@ class Hold(io.IOBase):
 
     def __init__(self, lock: Any) -> None:
         self.close = at_once(())  # type: ignore[method-assign]
-        calls = [lock.acquire, partial(setattr, self, "close", at_once([lock.release]))]
-        self.take: Any = partial(deque, map(operator.call, calls), 0)  # the first time; never true
+        calls = [
+            partial(setattr, self, "take", bool),  # what is not taken a second time is false, too
+            lock.acquire,
+            partial(setattr, self, "close", at_once([lock.release])),
+        ]
+        self.take: Any = partial(deque, map(operator.call, calls), 0)
 
 
 _locks: set[weakref.ref[Lock]] = set()

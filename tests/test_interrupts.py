@@ -81,6 +81,8 @@ class Interrupt:
             if last in looks(frame.f_code) and not self.leaves_a_block(frame.f_code, last):
                 self.count()
             self.last[frame] = now
+        elif event == "return":
+            self.last.pop(frame, None)  # and with it what the frame held
         return self.trace
 
     def leaves_a_block(self, code, offset):
@@ -90,6 +92,7 @@ class Interrupt:
 
     def profile(self, frame, event, argument):
         """The last call of a block raises, since after it would be too late."""
+        del argument  # what was called: no signal handler's frame has it
         caller = frame.f_back if event == "return" else frame
         if (
             event in ("return", "c_return")
@@ -196,7 +199,7 @@ def accumulated(rows=True):
 
 
 @cache
-def files():
+def folder_with(name):
     """Made once: to write a file takes longer than to try a moment."""
     folder = tempfile.TemporaryDirectory()
     other = accumulated()
@@ -204,21 +207,20 @@ def files():
     other.plateau.update(1.0)
     other.plateau.update(2.0)
     other.rng.random(3)
-    for name in "x", "x.safetensors":
-        other.opt.save(os.path.join(folder.name, name), params=True, rng=other.rng)
+    other.opt.save(os.path.join(folder.name, name), params=True, rng=other.rng)
     return folder
 
 
 def with_file(name="x"):
     training = accumulated()
-    training.path = os.path.join(files().name, name)
+    training.path = os.path.join(folder_with(name).name, name)
     return training
 
 
 def to_save():
     """Over a file of another state."""
     training = with_file()
-    training.saves = os.path.join(tempfile.mkdtemp(dir=files().name), "saved")
+    training.saves = os.path.join(tempfile.mkdtemp(dir=folder_with("x").name), "saved")
     shutil.copyfile(training.path, training.saves)
     return training
 

@@ -5,6 +5,7 @@ each run. A failing series is printed as a program.
 """
 
 import copy
+import importlib.util
 import os
 import pickle
 import tempfile
@@ -36,6 +37,7 @@ SETTINGS = settings(
     derandomize=not EXAMPLES,
     suppress_health_check=list(HealthCheck),
 )
+SUFFIXES = ["", ".safetensors"] if importlib.util.find_spec("safetensors") else [""]
 ERRORS = (TypeError, ValueError, KeyError)
 
 
@@ -363,7 +365,7 @@ class Machine(RuleBasedStateMachine):
         self.opt.load_state_dict(state)
         self.model.loaded(model, with_params=False)
 
-    @rule(suffix=st.sampled_from(["", ".safetensors"]), params=st.booleans())
+    @rule(suffix=st.sampled_from(SUFFIXES), params=st.booleans())
     def save(self, suffix, params):
         path = os.path.join(self.folder.name, f"{len(self.files)}{suffix}")
         self.opt.save(path, params=params, rng=self.rng)
