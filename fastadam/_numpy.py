@@ -69,7 +69,9 @@ class Hold(io.IOBase):
     asks whether it is `closed`, at first when the block begins, and that takes the lock.
     """
 
-    closed = property(operator.methodcaller("take"))
+    closed = property(  # pyright: ignore[reportIncompatibleMethodOverride]
+        operator.methodcaller("take")
+    )
 
     def __init__(self, lock: Any) -> None:
         self.close = at_once(())  # type: ignore[method-assign]
