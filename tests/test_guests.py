@@ -22,6 +22,27 @@ def columns(count=50, size=3):
     return [[np.ones(size) for _ in range(count)] for _ in range(4)]
 
 
+@contextlib.contextmanager
+def repeated_meanwhile(change):
+    """During the block another thread changes something again and again, with a turn each us."""
+    stop = threading.Event()
+
+    def keep_changing():
+        while not stop.is_set():
+            change()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=keep_changing)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+
+
 class Odd(float):
     """A number that does something when it is read."""
 
@@ -75,27 +96,17 @@ def test_betas_that_shorten_the_lists_of_adam_step():
 def test_lists_of_adam_step_that_another_thread_changes():
     source = columns(200)
     lists = [list(arrays) for arrays in source]
-    stop = threading.Event()
 
-    def churn():
-        while not stop.is_set():
-            for arrays in lists:
-                arrays.clear()
-            for arrays, full in zip(lists, source, strict=True):
-                arrays.extend(full)
+    def change():
+        for arrays in lists:
+            arrays.clear()
+        for arrays, full in zip(lists, source, strict=True):
+            arrays.extend(full)
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    thread = threading.Thread(target=churn)
-    thread.start()
-    try:
+    with repeated_meanwhile(change):
         for n in range(3000):
             with contextlib.suppress(ValueError):
                 fastadam.adam_step(*lists, step=1, lr=1e-3 + n * 1e-12)
-    finally:
-        stop.set()
-        thread.join()
-        sys.setswitchinterval(interval)
     fastadam.adam_step(*lists, step=1)
     for array in itertools.chain.from_iterable(source):
         assert (array == array[0]).all()  # each was stepped as a whole, or not
@@ -140,25 +151,12 @@ def test_what_another_thread_changes_meanwhile(what, change, use, tmp_path, back
         "load_state_dict": lambda: (opt.load_state_dict(state), opt.step(grads)),
         "save": lambda: opt.save(tmp_path / "x"),
     }
-    stop, done = threading.Event(), 0
-
-    def churn():
-        while not stop.is_set():
-            change(containers[what])
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    thread = threading.Thread(target=churn)
-    thread.start()
-    try:
+    done = 0
+    with repeated_meanwhile(lambda: change(containers[what])):
         for _ in range(60):
             with contextlib.suppress(TypeError, ValueError, KeyError, RuntimeError):
                 uses[use]()
                 done += use != "save"
-    finally:
-        stop.set()
-        thread.join()
-        sys.setswitchinterval(interval)
     moved = {float(value) for array in [*nest["a"], nest["b"]] for value in array}
     assert len(moved) == 1
     assert moved == {-float(done)} or use == "load_state_dict"  # which may leave out the step
