@@ -1,4 +1,4 @@
-"""Build the C extensions: csrc/kernel.c once for each instruction set and dtype.
+"""Build the C extensions: csrc/kernel.c and csrc/codecs.c once for each instruction set.
 
 Everything else is in pyproject.toml. Without a working compiler the build goes
 on and the package runs on its NumPy implementation.
@@ -149,16 +149,19 @@ class BuildKernels(build_ext):
         return True
 
     def compile_kernels(self, isa, flags):
-        objects = []
-        for dtype, bits in DTYPES.items():
-            objects += self.compiler.compile(
-                ["csrc/kernel.c"],
-                output_dir=os.path.join(self.build_temp, f"{isa}_{dtype}"),
-                macros=[("FA_BITS", bits), ("FA_NAME", f"{isa}_{dtype}")],
+        def compiled(source, name, *macros):
+            return self.compiler.compile(
+                [source],
+                output_dir=os.path.join(self.build_temp, name),
+                macros=[("FA_NAME", name), *macros],
                 include_dirs=["csrc"],
                 extra_postargs=flags,
                 depends=HEADERS,
             )
+
+        objects = compiled("csrc/codecs.c", isa)
+        for dtype, bits in DTYPES.items():
+            objects += compiled("csrc/kernel.c", f"{isa}_{dtype}", ("FA_BITS", bits))
         return objects
 
     def describe_compiler(self, flags):
@@ -166,7 +169,7 @@ class BuildKernels(build_ext):
         return " ".join([os.path.basename(command[0]), *flags])
 
 
-C_FILES = ["blocks", "cpu", "isas", "merge_rows", "norm", "power", "scalars", "share", "step"]
+C_FILES = ["blocks", "coded", "cpu", "isas", "merge_rows", "norm", "power", "scalars", "share", "step"]
 SOURCES = {
     "fastadam._native": ["fastadam/_native.pyx", *(f"csrc/{name}.c" for name in C_FILES)],
     "fastadam.torch._tensors": ["fastadam/torch/_tensors.pyx"],
@@ -178,7 +181,7 @@ extensions = cythonize(
             sources,
             include_dirs=["csrc", numpy.get_include()],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-            depends=["csrc/kernel.c", *HEADERS],
+            depends=["csrc/kernel.c", "csrc/codecs.c", *HEADERS],
         )
         for name, sources in SOURCES.items()
     ],

@@ -18,6 +18,18 @@ static inline int64_t fa_real_size(int dtype) /* in bytes */
     return dtype == FA_FLOAT32 ? sizeof(float) : sizeof(double);
 }
 
+/* How the numbers of a stream are stored: as they are, or as codes (codecs.c). Arrays with codes
+   are stepped in float32. */
+enum {
+    FA_PLAIN,
+    FA_BFLOAT16,
+    FA_FLOAT16,
+    FA_POSITIVE8, /* numbers that are not negative, */
+    FA_SIGNED8,   /* and others: blocks of FA_CODE_BLOCK with a byte before each */
+    FA_CODECS
+};
+enum { FA_CODE_BLOCK = 64 };
+
 /* What a user sets for a group of arrays; a rule uses some of it. */
 #define X(name) double name;
 typedef struct {
@@ -40,15 +52,28 @@ int fa_states_kept(int rule, const fa_hyper *hyper);
 /* Where the numbers of an array lie, and those that go with them, one for each. */
 typedef struct {
     void *param;
+    void *rest; /* what `param` lacks of a float32: of bfloat16 the lower half as an int16, of
+                   float16 the whole float32 */
     void *state[FA_STATES]; /* NULL where the rule keeps none */
     void *average;          /* of the parameter over steps, or NULL */
 } fa_streams;
 
+/* The codecs of an array's streams; zeros are plain numbers. */
+typedef struct {
+    unsigned char param; /* FA_PLAIN, FA_BFLOAT16 or FA_FLOAT16 */
+    unsigned char state[FA_STATES];
+    unsigned char unit[FA_STATES]; /* of FA_SIGNED8: 1 + k if the numbers of state k, as they are
+                                      stored, are the units of these; 0: all units are 1 */
+    unsigned char root;            /* whether their roots are */
+} fa_format;
+
 /* One array. All is fixed when a batch is made, but for the last two, which a step changes. */
 typedef struct {
     fa_streams streams;
+    fa_format format;
     int64_t size;
-    int64_t origin; /* where element 0 stands, if this is a part of a larger array */
+    int64_t origin; /* where element 0 stands, if this is a part of a larger array; with 8 bits, a
+                       multiple of FA_CODE_BLOCK, as are the rows of gradients */
     int group, dtype;
     int64_t step; /* finished steps */
     double numbers[FA_NUMBERS];
@@ -60,6 +85,7 @@ typedef struct fa_constants fa_constants; /* the scalars of a step */
 typedef struct {
     fa_array *array;
     const void *grad;
+    int codec;           /* of the gradient: FA_PLAIN, FA_BFLOAT16 or FA_FLOAT16 */
     int64_t size;        /* of the gradient: that of the array, unless it has rows: */
     const int64_t *rows; /* its row j, `width` numbers, is for the array's row rows[j] */
     int64_t width;

@@ -15,6 +15,7 @@
     X(dampening) \
     X(psi) \
     X(ema_decay) \
+    X(seed) \
     X(amsgrad) \
     X(maximize) \
     X(epsilon_hat) \

@@ -4,6 +4,21 @@
 
 #include "fastadam.h"
 
+#if defined(__GNUC__)
+#define FA_PREFETCH(address) __builtin_prefetch(address)
+#elif defined(_M_X64)
+#include <intrin.h>
+#define FA_PREFETCH(address) _mm_prefetch(address, _MM_HINT_T0)
+#else
+#define FA_PREFETCH(address) (void)(address)
+#endif
+enum { FA_LINE = 64 }; /* bytes of a cache line */
+static inline void fa_prefetch(const void *from, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += FA_LINE)
+        FA_PREFETCH((const char *)from + i);
+}
+
 /* A number from 0 to less than 1; digits are worth 2^-128, 2^-96, 2^-64 and 2^-32. */
 enum { FA_DIGITS = 4 };
 typedef struct {
@@ -101,16 +116,55 @@ typedef struct {
     fa_sum *sum_squares;
 } fa_kernels;
 
+/* 2^32 divided by the golden ratio: multiples of it are spread evenly over the numbers below 2^32. */
+#define FA_DITHER_STEP 0x9E3779B1u
+
+/* n codes and the numbers that they stand for. `units` are those of FA_SIGNED8, as find_units gives
+   them; `dither` decides how the first number is rounded, and those behind it. Blocks are decoded
+   and encoded whole. */
+typedef void fa_decode(float *to, const void *from, int64_t n, const uint8_t *units);
+typedef void fa_encode(void *to, const float *from, int64_t n, const uint8_t *units,
+                       uint32_t dither);
+/* What codecs.c exports for each instruction set. */
+typedef struct {
+    fa_decode *decode[FA_CODECS];
+    fa_encode *encode[FA_CODECS];
+    void (*decode_param_bfloat16)(float *to, const void *param, const void *rest, int64_t n);
+    void (*encode_param_bfloat16)(void *param, void *rest, const float *from, int64_t n);
+    void (*decode_param_float16)(void *rest, const void *param, int64_t n);
+    void (*encode_param_float16)(void *param, const void *rest, int64_t n);
+    void (*find_units)(uint8_t *units, const void *codes, int64_t n, int root);
+} fa_codecs;
+
 typedef struct {
     const char *name;
     int (*cpu_has)(void), (*pays)(void);
     const fa_kernels *kernels[FA_DTYPES];
+    const fa_codecs *codecs;
 } fa_isa;
 extern const fa_isa fa_isas[];
 
 static inline const fa_kernels *fa_kernels_of(const fa_batch *batch, const fa_job *job)
 {
     return fa_isas[batch->isa].kernels[job->array->dtype];
+}
+
+/* The bytes of a gradient's element. */
+static inline int64_t fa_grad_size(const fa_job *job)
+{
+    return job->codec == FA_PLAIN ? fa_real_size(job->array->dtype) : (int64_t)sizeof(uint16_t);
+}
+
+/* n numbers of a gradient, from element `from` on, as a kernel takes them: where they are or, if
+   they are codes, decoded in the room. */
+static inline const void *fa_grad_numbers(const fa_batch *batch, const fa_job *job, int64_t from,
+                                          int64_t n, float *room)
+{
+    const void *grad = (const char *)job->grad + from * fa_grad_size(job);
+    if (job->codec == FA_PLAIN)
+        return grad;
+    fa_isas[batch->isa].codecs->decode[job->codec](room, grad, n, 0);
+    return room;
 }
 
 /* Where in a block of the whole array a gradient begins. */
@@ -125,5 +179,11 @@ fa_piece fa_step_piece, fa_touch_piece;
 
 /* to all elements of all jobs, on several threads. */
 void fa_share(const fa_batch *batch, fa_piece *piece);
+
+/* Whether some of a job's numbers are stored as codes; and the step of n of them, that begin at
+   element `at` of the array and `from` of the gradient. */
+int fa_is_coded(const fa_job *job);
+void fa_step_coded(const fa_batch *batch, const fa_job *job, int64_t at, int64_t from, int64_t n,
+                   int ahead);
 
 #endif

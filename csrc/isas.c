@@ -7,12 +7,17 @@
 #include "impl.h"
 
 #define X(name, cpu, pays) \
-    extern const fa_kernels fa_kernels_##name##_float32, fa_kernels_##name##_float64;
+    extern const fa_kernels fa_kernels_##name##_float32, fa_kernels_##name##_float64; \
+    extern const fa_codecs fa_codecs_##name;
 FA_COMPILED
 #undef X
 
 #define X(name, cpu, pays) \
-    {#name, fa_cpu_##cpu, fa_cpu_##pays, {&fa_kernels_##name##_float32, &fa_kernels_##name##_float64}},
+    {#name, \
+     fa_cpu_##cpu, \
+     fa_cpu_##pays, \
+     {&fa_kernels_##name##_float32, &fa_kernels_##name##_float64}, \
+     &fa_codecs_##name},
 const fa_isa fa_isas[] = {FA_COMPILED{0}};
 #undef X
 

@@ -16,13 +16,13 @@ int64_t fa_blocks(const fa_job *job)
 static void sum_piece(const fa_batch *batch, const fa_job *job, int64_t begin, int64_t end)
 {
     fa_sum *sum_squares = fa_kernels_of(batch, job)->sum_squares;
-    const char *grad = job->grad;
-    const int64_t item = fa_real_size(job->array->dtype);
+    float room[FA_BLOCK];
     for (int64_t stop; begin < end; begin = stop) {
         const int64_t block = (fa_offset(job) + begin) / FA_BLOCK;
         stop = (block + 1) * FA_BLOCK - fa_offset(job);
         stop = stop < end ? stop : end;
-        job->sums[block] = sum_squares(grad + begin * item, stop - begin, job->scale);
+        const void *numbers = fa_grad_numbers(batch, job, begin, stop - begin, room);
+        job->sums[block] = sum_squares(numbers, stop - begin, job->scale);
     }
 }
 
@@ -86,12 +86,16 @@ int fa_overflows(const fa_batch *batch, double clip)
     if (!(batch->grad_norm * clip > FLT_MAX / 2))
         return 0;
     const float factor = (float)(clip / batch->loss_scale);
+    float room[FA_BLOCK];
     for (int64_t i = 0; i < batch->n_jobs; i++) {
         const fa_job *job = &batch->jobs[i];
-        const float *grad = job->grad;
-        for (int64_t j = 0; job->array->dtype == FA_FLOAT32 && j < job->size; j++)
-            if (!isfinite(grad[j] * factor))
-                return 1;
+        for (int64_t j = 0; job->array->dtype == FA_FLOAT32 && j < job->size; j += FA_BLOCK) {
+            const int64_t n = job->size - j < FA_BLOCK ? job->size - j : FA_BLOCK;
+            const float *grad = fa_grad_numbers(batch, job, j, n, room);
+            for (int64_t k = 0; k < n; k++)
+                if (!isfinite(grad[k] * factor))
+                    return 1;
+        }
     }
     return 0;
 }

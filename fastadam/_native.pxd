@@ -13,10 +13,17 @@ cdef extern from "fastadam.h":
         double amsgrad, maximize, epsilon_hat
     ctypedef struct fa_streams:
         void *param
+        void *rest
         void *state[FA_STATES]
         void *average
+    ctypedef struct fa_format:
+        unsigned char param
+        unsigned char state[FA_STATES]
+        unsigned char unit[FA_STATES]
+        unsigned char root
     ctypedef struct fa_array:
         fa_streams streams
+        fa_format format
         int64_t size, origin
         int group, dtype
         int64_t step
@@ -26,6 +33,7 @@ cdef extern from "fastadam.h":
     ctypedef struct fa_job:
         fa_array *array
         const void *grad
+        int codec
         int64_t size
         const int64_t *rows
         int64_t width

@@ -1,0 +1,60 @@
+/* bfloat16, the upper half of a float32.
+
+   Moments are rounded at random, but the same way each time: up or down with the
+   probabilities that make the mean right. Rounded to nearest, a moment that changes in a step
+   by less than half the distance between neighbours would never change. */
+static void decode_bfloat16(float *to, const void *from, int64_t n, const uint8_t *units)
+{
+    const uint16_t *codes = from;
+    (void)units;
+    for (; n > 0; n -= BLOCK, codes += BLOCK, to += BLOCK)
+        for (int i = 0; i < BLOCK; i++)
+            to[i] = number_of((uint32_t)codes[i] << 16);
+}
+
+static void encode_bfloat16(void *to, const float *from, int64_t n, const uint8_t *units,
+                            uint32_t dither)
+{
+    enum { LARGEST = 0x7F7F0000 }; /* what lies beyond keeps its upper half: infinities, NaNs */
+    uint16_t *codes = to;
+    (void)units;
+    for (; n > 0; n -= BLOCK, codes += BLOCK, from += BLOCK, dither += BLOCK * FA_DITHER_STEP)
+        for (int i = 0; i < BLOCK; i++) {
+            const uint32_t bits = bits_of(from[i]);
+            const uint32_t random = dither_at(dither, i) >> 16;
+            codes[i] = (uint16_t)((bits + ((bits & MAGNITUDE) < LARGEST ? random : 0)) >> 16);
+        }
+}
+
+/* A parameter is rounded to nearest, ties away from zero, and the lower half of its float32
+   is kept apart, as a difference: together they are the float32 again. A tie that was rounded
+   to even could not be undone.
+
+   Where a user wrote another number, the difference is what the old one left: it adds less than
+   a unit in the last place. Zeros and infinities stay what they are: it could make NaNs of them. */
+static void decode_param_bfloat16(float *to, const void *param, const void *rest, int64_t n)
+{
+    const uint16_t *upper = param;
+    const int16_t *lower = rest;
+    for (; n > 0; n -= BLOCK, upper += BLOCK, lower += BLOCK, to += BLOCK)
+        for (int i = 0; i < BLOCK; i++) {
+            const int32_t size = upper[i] & 0x7FFF;
+            const int32_t least = size == 0 ? 0 : INT16_MIN, most = size < 0x7F80 ? INT16_MAX : 0;
+            const int32_t difference = smaller(larger(lower[i], least), most);
+            to[i] = number_of(((uint32_t)upper[i] << 16) + (uint32_t)difference);
+        }
+}
+
+static void encode_param_bfloat16(void *param, void *rest, const float *from, int64_t n)
+{
+    uint16_t *upper = param;
+    int16_t *lower = rest;
+    for (; n > 0; n -= BLOCK, upper += BLOCK, lower += BLOCK, from += BLOCK)
+        for (int i = 0; i < BLOCK; i++) {
+            const uint32_t bits = bits_of(from[i]);
+            const uint32_t quiet = (bits | 0x00400000) & 0xFFFF0000; /* a NaN stays one */
+            const uint32_t kept = (bits & MAGNITUDE) > INFINITE ? quiet : bits;
+            upper[i] = (uint16_t)((kept + 0x8000) >> 16);
+            lower[i] = (int16_t)(uint16_t)kept;
+        }
+}

@@ -1,0 +1,207 @@
+/* A step of arrays whose numbers are stored as codes: some of them at a time are decoded, stepped
+   by the same kernels as all others, and encoded again. */
+#include "guards.h"
+
+#include <string.h>
+
+#include "impl.h"
+
+enum {
+    BLOCK = FA_CODE_BLOCK, /* codes are decoded in whole blocks, */
+    DECODED = 4 * BLOCK,   /* of which so many elements are in the first cache at a time, */
+    AHEAD = 8 * BLOCK      /* once those so far ahead were asked for */
+};
+_Static_assert(FA_BLOCK % BLOCK == 0, "no two threads may have parts of a block");
+
+enum { PARAM, REST, AVERAGE, GRAD, STATE, STREAMS = STATE + FA_STATES };
+
+/* The bytes of a block of each codec. */
+static const int64_t block_bytes[FA_CODECS] = {
+    [FA_PLAIN] = BLOCK * sizeof(float),
+    [FA_BFLOAT16] = BLOCK * sizeof(uint16_t),
+    [FA_FLOAT16] = BLOCK * sizeof(uint16_t),
+    [FA_POSITIVE8] = BLOCK + 1,
+    [FA_SIGNED8] = BLOCK + 1,
+};
+
+/* The streams of a job from the next element on, and room for the numbers of some. */
+typedef struct {
+    char *at[STREAMS];
+    int codec[STREAMS];
+    uint32_t dither[FA_STATES]; /* what decides how the next element is rounded */
+    int coded[FA_STATES], n_coded; /* the states that are codes; units before what is in them */
+    _Alignas(FA_LINE) float param[DECODED];
+    _Alignas(FA_LINE) float grad[DECODED];
+    _Alignas(FA_LINE) float state[FA_STATES][DECODED];
+    _Alignas(FA_LINE) uint8_t units[DECODED];
+} fa_room;
+
+/* The finalizer of Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014,
+   with the constants of splitmix64. */
+static uint64_t mixed(uint64_t x)
+{
+    x += 0x9E3779B97F4A7C15u;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return x ^ x >> 31;
+}
+
+/* It depends on nothing but the seed, the step, the state and the element's place in the whole
+   array. */
+static uint32_t dither_of(const fa_batch *batch, const fa_job *job, int state, int64_t at)
+{
+    const uint64_t seed = (uint64_t)batch->groups[job->array->group].seed;
+    const uint64_t step = (uint64_t)job->constants->step;
+    const uint64_t key = mixed(mixed(mixed(seed) + step) + (uint64_t)state) >> 32;
+    return (uint32_t)key + (uint32_t)(job->array->origin + at) * FA_DITHER_STEP;
+}
+
+static void begin(fa_room *room, const fa_batch *batch, const fa_job *job, int64_t at, int64_t from)
+{
+    const fa_streams *streams = &job->array->streams;
+    const fa_format *format = &job->array->format;
+    char *first[STREAMS] = {streams->param, streams->rest, streams->average, (char *)job->grad};
+    room->codec[PARAM] = format->param;
+    room->codec[REST] = format->param == FA_BFLOAT16 ? FA_BFLOAT16 : FA_PLAIN; /* 2 or 4 bytes */
+    room->codec[AVERAGE] = FA_PLAIN;
+    room->codec[GRAD] = job->codec;
+    room->n_coded = 0;
+    for (int k = 0; k < FA_STATES; k++) {
+        first[STATE + k] = streams->state[k];
+        room->codec[STATE + k] = format->state[k];
+        room->dither[k] = dither_of(batch, job, k, at);
+    }
+    for (int has_unit = 0; has_unit <= 1; has_unit++)
+        for (int k = 0; k < FA_STATES; k++)
+            if (format->state[k] != FA_PLAIN && (format->unit[k] != 0) == has_unit)
+                room->coded[room->n_coded++] = k;
+    for (int s = 0; s < STREAMS; s++) { /* 8 bits begin with a block, all others in any place */
+        const int64_t element = s == GRAD ? from : at, bytes = block_bytes[room->codec[s]];
+        const int64_t rest = element % BLOCK * (bytes / BLOCK);
+        room->at[s] = first[s] ? first[s] + element / BLOCK * bytes + rest : 0;
+    }
+}
+
+static void find_units(fa_room *room, const fa_codecs *codecs, const fa_format *format, int k,
+                       int64_t n)
+{
+    if (format->unit[k])
+        codecs->find_units(room->units, room->at[STATE + format->unit[k] - 1], n, format->root);
+    else
+        memset(room->units, 0, sizeof room->units);
+}
+
+static void decode(fa_room *room, const fa_codecs *codecs, const fa_format *format, int64_t n)
+{
+    if (format->param == FA_BFLOAT16)
+        codecs->decode_param_bfloat16(room->param, room->at[PARAM], room->at[REST], n);
+    else if (format->param == FA_FLOAT16)
+        codecs->decode_param_float16(room->at[REST], room->at[PARAM], n);
+    if (room->codec[GRAD] != FA_PLAIN)
+        codecs->decode[room->codec[GRAD]](room->grad, room->at[GRAD], n, 0);
+    for (int i = 0; i < room->n_coded; i++) {
+        const int k = room->coded[i], codec = format->state[k];
+        if (codec == FA_SIGNED8)
+            find_units(room, codecs, format, k, n);
+        codecs->decode[codec](room->state[k], room->at[STATE + k], n, room->units);
+    }
+}
+
+static void encode(fa_room *room, const fa_codecs *codecs, const fa_format *format, int64_t n)
+{
+    if (format->param == FA_BFLOAT16)
+        codecs->encode_param_bfloat16(room->at[PARAM], room->at[REST], room->param, n);
+    else if (format->param == FA_FLOAT16)
+        codecs->encode_param_float16(room->at[PARAM], room->at[REST], n);
+    for (int i = 0; i < room->n_coded; i++) {
+        const int k = room->coded[i], codec = format->state[k];
+        if (codec == FA_SIGNED8)
+            find_units(room, codecs, format, k, n);
+        codecs->encode[codec](room->at[STATE + k], room->state[k], n, room->units,
+                              room->dither[k]);
+    }
+}
+
+/* A step of the next n elements, of the n rounded up to whole blocks that are there. */
+static void step_next(fa_room *room, const fa_batch *batch, const fa_job *job, int64_t n)
+{
+    const fa_kernels *kernels = fa_kernels_of(batch, job);
+    const fa_codecs *codecs = fa_isas[batch->isa].codecs;
+    const fa_format *format = &job->array->format;
+    const int64_t whole = (n + BLOCK - 1) / BLOCK * BLOCK;
+    decode(room, codecs, format, whole);
+    fa_streams streams = {.average = room->at[AVERAGE]};
+    streams.param = format->param == FA_PLAIN      ? room->at[PARAM]
+                    : format->param == FA_BFLOAT16 ? (void *)room->param
+                                                   : room->at[REST];
+    for (int k = 0; k < FA_STATES; k++)
+        streams.state[k] = format->state[k] ? (void *)room->state[k] : room->at[STATE + k];
+    const void *grad = room->codec[GRAD] ? (void *)room->grad : room->at[GRAD];
+    const fa_view view = {&streams, 0, grad, job->constants};
+    kernels->rules[batch->rule](&view, n, 0);
+    if (streams.average)
+        kernels->average(&view, n, 0);
+    for (int k = 0; k < FA_STATES; k++) /* what is not there must not be a block's largest */
+        if (n < whole)
+            memset(room->state[k] + n, 0, (size_t)(whole - n) * sizeof(float));
+    encode(room, codecs, format, whole);
+}
+
+static void advance(fa_room *room, int64_t n)
+{
+    for (int s = 0; s < STREAMS; s++)
+        if (room->at[s])
+            room->at[s] += n / BLOCK * block_bytes[room->codec[s]];
+    for (int k = 0; k < FA_STATES; k++)
+        room->dither[k] += (uint32_t)n * FA_DITHER_STEP;
+}
+
+/* The next n elements, which are less than a block and have other memory behind them. */
+static void step_last(fa_room *room, const fa_batch *batch, const fa_job *job, int64_t n)
+{
+    char blocks[STREAMS][BLOCK * sizeof(float)] = {{0}};
+    char *at[STREAMS];
+    size_t bytes[STREAMS];
+    for (int s = 0; s < STREAMS; s++) {
+        const int64_t block = block_bytes[room->codec[s]];
+        bytes[s] = (size_t)(block % BLOCK ? block : n * (block / BLOCK));
+        at[s] = room->at[s];
+        if (at[s])
+            room->at[s] = memcpy(blocks[s], at[s], bytes[s]);
+    }
+    step_next(room, batch, job, n);
+    for (int s = 0; s < STREAMS; s++)
+        if (at[s] && s != GRAD)
+            memcpy(at[s], blocks[s], bytes[s]);
+}
+
+static void prefetch(const fa_room *room)
+{
+    for (int s = 0; s < STREAMS; s++) {
+        const int64_t bytes = block_bytes[room->codec[s]] / BLOCK;
+        if (room->at[s])
+            fa_prefetch(room->at[s] + AHEAD * bytes, DECODED * bytes);
+    }
+}
+
+int fa_is_coded(const fa_job *job)
+{
+    static const fa_format plain;
+    return job->codec != FA_PLAIN || memcmp(&job->array->format, &plain, sizeof plain) != 0;
+}
+
+void fa_step_coded(const fa_batch *batch, const fa_job *job, int64_t at, int64_t from, int64_t n,
+                   int ahead)
+{
+    fa_room room;
+    begin(&room, batch, job, at, from);
+    for (int64_t some; n >= BLOCK; n -= some) {
+        some = n < DECODED ? BLOCK : DECODED;
+        if (ahead)
+            prefetch(&room);
+        step_next(&room, batch, job, some);
+        advance(&room, some);
+    }
+    if (n > 0)
+        step_last(&room, batch, job, n);
+}
