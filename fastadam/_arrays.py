@@ -16,7 +16,8 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from fastadam import _hyper, _rows, _tree
-from fastadam._checks import check_array
+from fastadam._checks import check_grad, is_stepped_in_float32, real_numbers
+from fastadam._codecs import BLOCK as CODE_BLOCK, INT8
 from fastadam._rows import Rows, SumRows
 from fastadam._rules import Rule
 from fastadam._slots import Slot, Watched, layout_of, owner_of, same_order, watched
@@ -96,7 +97,7 @@ class Arrays:
         self.traits = [
             _hyper.Traits(
                 options=rule.options,
-                float32=any(slot.param.dtype in (np.float32, np.complex64) for slot in group),
+                float32=any(is_stepped_in_float32(slot.param.dtype) for slot in group),
                 params=tuple(slot.user for slot in group) if in_groups else None,
                 lacking=tuple(
                     rule.asked[name]
@@ -104,6 +105,7 @@ class Arrays:
                     if any(slot.state[k] is None for slot in group)
                 ),
                 ema_decay=ema_decay or 0.0,
+                state_dtypes=(group[0].state_dtype,) if group else _hyper.STATE_DTYPES,
             )
             for group in members
         ]
@@ -190,8 +192,10 @@ class Arrays:
         self.check_param(i)
         if isinstance(grad, _rows.RowGrad) or _rows.is_sparse(grad):
             self._check_rows_alone(i, grad, weight_decay)
-            return self._apart(_rows.read(self.name(i), grad, self.slots[i].param, sum_rows))
-        return self._plain(i, check_array(self.name(i), grad, self.slots[i].param))
+            rows = _rows.read(self.name(i), grad, self.slots[i].param, sum_rows)
+            self._check_whole_blocks(i, rows)
+            return self._apart(rows)
+        return self._plain(i, check_grad(self.name(i), grad, self.slots[i].param))
 
     def check_nest(self, grads: Sequence[Any] | None = None) -> None:
         """Check that the user put no other array into a dict or list in place of a parameter.
@@ -273,17 +277,42 @@ class Arrays:
                 "ema_decay, or give a dense gradient"
             )
 
+    def _check_whole_blocks(self, i: int, grad: Rows) -> None:
+        """Check that a step of some rows or elements encodes no others anew, in 8 bits."""
+        slot = self.slots[i]
+        if not any(state is not None and state.dtype == INT8 for state in slot.state):
+            return
+        width = grad.values.shape[1] * real_numbers(slot.param) // max(slot.param.size, 1)
+        if grad.elements or width % CODE_BLOCK:
+            found = "single elements" if grad.elements else f"rows of {width} numbers"
+            raise ValueError(
+                f"{self.name(i)} is for {found}, but state_dtype='int8' stores blocks of "
+                f"{CODE_BLOCK}, of which a step must not change a part; put the parameter into a "
+                "param group with state_dtype='bfloat16' or None"
+            )
+
     def _apart(self, grad: Rows) -> Rows:
         return grad._replace(values=grad.values.copy()) if self.spans.touch(grad.values) else grad
 
     def _plain(self, i: int, grad: Array) -> Array:
         like = self.slots[i].param
-        if grad.flags.aligned and same_order(grad, like) and not self.spans.touch(grad):
+        if (
+            grad.flags.aligned
+            and (same_order(grad, like) if grad.itemsize == like.itemsize else _both_forc(grad, like))
+            and not self.spans.touch(grad)
+        ):
             return grad
-        if i not in self._staged:
-            self._staged[i] = np.empty_like(like)
+        if i not in self._staged or self._staged[i].dtype != grad.dtype:
+            self._staged[i] = np.empty_like(like, grad.dtype)
         np.copyto(self._staged[i], grad)
         return self._staged[i]
+
+
+def _both_forc(a: Array, b: Array) -> bool:
+    """Whether two arrays are contiguous in the same order."""
+    return (a.flags.c_contiguous and b.flags.c_contiguous) or (
+        a.flags.f_contiguous and b.flags.f_contiguous
+    )
 
 
 def _may_be_same(found: Array, user: Array) -> bool:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
+from fastadam import _codecs
 from fastadam._types import Array
 
 DTYPES = tuple(map(np.dtype, (np.float32, np.float64, np.complex64, np.complex128)))
-SUPPORTED = "float32, float64, complex64 or complex128"
+SUPPORTED = "float32, float64, complex64, complex128, float16 or bfloat16"
 
 
 def kind(value: Any) -> str:
@@ -30,7 +31,7 @@ def check_written(label: str, array: Any, like: Array | None = None) -> None:
         raise TypeError(
             f"{label} is {kind(array)}; expected a numpy.ndarray{nesting}{_remedy(array)}"
         )
-    if array.dtype not in DTYPES or not array.dtype.isnative:
+    if not is_supported(array.dtype):
         order = "" if array.dtype.isnative else " (not the native byte order)"
         raise TypeError(f"{label}: dtype {array.dtype}{order}, expected {SUPPORTED}")
     if like is not None:
@@ -47,19 +48,74 @@ def check_written(label: str, array: Any, like: Array | None = None) -> None:
         )
 
 
-def check_array(label: str, value: Any, param: Array) -> Array:
-    """Check a gradient or a moment against its parameter; return it as an ndarray."""
+def is_supported(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays of that dtype can be parameters."""
+    return dtype.isnative and (dtype in DTYPES or is_half(dtype))
+
+
+def is_half(dtype: np.dtype[Any]) -> bool:
+    """Whether it is float16 or bfloat16, also as the plain arrays of slots have that."""
+    return dtype in (_codecs.FLOAT16, _codecs.BFLOAT16) or _codecs.is_bfloat16(dtype)
+
+
+def is_stepped_in_float32(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays of a dtype are, so that hyper-parameters are rounded to that."""
+    return dtype in (np.float32, np.complex64) or is_half(dtype)
+
+
+def name_of(dtype: np.dtype[Any]) -> str:
+    """What messages call the dtype of an array or of a plain one."""
+    return "bfloat16" if dtype == _codecs.BFLOAT16 else str(dtype)
+
+
+def real_numbers(array: Array) -> int:
+    """How many real numbers are in an array: two in each complex element."""
+    return array.size * (2 if array.dtype.kind == "c" else 1)
+
+
+def plain_grad(grad: Array) -> Array:
+    """A gradient as backends take it: bfloat16 as uint16, and other dtypes as they are."""
+    return grad.view(_codecs.BFLOAT16) if _codecs.is_bfloat16(grad.dtype) else grad
+
+
+def check_grad(label: str, value: Any, param: Array) -> Array:
+    """Check a gradient against its plain parameter; return it as an ndarray.
+
+    It has the parameter's dtype, or is one of float32, float16 and bfloat16 where the parameter
+    is one of these. (A bfloat16 one comes back as uint16.)
+    """
+    grad = check_array(label, value, param, mixed=True)
+    if grad.dtype == _codecs.BFLOAT16:
+        raise TypeError(f"{label}: dtype uint16, expected bfloat16 as the parameter's")
+    return plain_grad(grad)
+
+
+def may_mix(array: Array, param: Array) -> bool:
+    """Whether arrays of two dtypes are both real ones that are stepped in float32."""
+    return (param.dtype == np.float32 or is_half(param.dtype)) and (
+        array.dtype == np.float32 or array.dtype == _codecs.FLOAT16
+        or _codecs.is_bfloat16(array.dtype)
+    ) and array.dtype.isnative
+
+
+def check_array(label: str, value: Any, param: Array, mixed: bool = False) -> Array:
+    """Check an array against its parameter; return it as an ndarray.
+
+    With `mixed` it may be of another dtype, if both are stepped in float32.
+    """
     _refuse_masked(label, value)
     if isinstance(value, list | tuple | Mapping) or not hasattr(type(value), "__array__"):
         raise TypeError(
             f"{label} is {kind(value)}; expected a numpy.ndarray of shape {param.shape} and dtype "
-            f"{param.dtype}"
+            f"{name_of(param.dtype)}"
         )
     try:
         grad = np.asarray(value)
     except Exception as error:
         raise TypeError(f"{label} gives no numpy.ndarray: {error}") from error
-    _check_like(label, grad, param)
+    if mixed and grad.dtype != param.dtype and grad.shape == param.shape and may_mix(grad, param):
+        return grad
+    _check_like(label, grad, param, mixed)
     return grad.view(param.dtype) if grad.dtype is not param.dtype else grad
 
 
@@ -97,11 +153,18 @@ def _refuse_masked(label: str, value: Any) -> None:
         raise TypeError(f"{label} is a masked array; pass its .data or .filled() values")
 
 
-def _check_like(label: str, array: Array, param: Array) -> None:
+def _check_like(label: str, array: Array, param: Array, mixed: bool = False) -> None:
     if array.shape != param.shape:
         raise ValueError(f"{label}: shape {array.shape}, expected {param.shape} as the parameter's")
     if array.dtype != param.dtype:
-        raise TypeError(f"{label}: dtype {array.dtype}, expected {param.dtype} as the parameter's")
+        found, others = array.dtype, ""
+        if mixed and (param.dtype == np.float32 or is_half(param.dtype)):
+            names = ["float32", "float16", "bfloat16"]
+            names.remove(name_of(param.dtype))
+            others = f", {names[0]} or {names[1]}"
+        raise TypeError(
+            f"{label}: dtype {found}, expected {name_of(param.dtype)} as the parameter's{others}"
+        )
 
 
 def _may_overlap_itself(array: Array) -> bool:

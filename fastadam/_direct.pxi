@@ -148,6 +148,7 @@ cdef class Direct:
             self.batch.n_jobs += 1
             job.array = taken
             job.grad = cnp.PyArray_DATA(array)
+            job.codec = FA_PLAIN
             job.size = taken.size
             job.rows = NULL
         if count != self.n_written and not self.sort_written(count):

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from fastadam import _hyper, _tree
+from fastadam._codecs import INT8
 from fastadam._arrays import Arrays, Written
-from fastadam._checks import check_array, check_separate, check_written, kind
+from fastadam._checks import check_array, check_separate, check_written, is_stepped_in_float32, kind
 from fastadam._hyper import Group
 from fastadam._rules import Rule
-from fastadam._slots import Slot, layout_of, slot, with_state
+from fastadam._slots import Slot, in_c_order, layout_of, slot, stored_as, with_state
 from fastadam._types import Array
 
 
@@ -98,10 +99,12 @@ def added(
         raise ValueError("optimizer got an empty parameter list")
     check_separate([("params" + slot.suffix, slot.user) for slot in slots])
     for group in new_groups:
-        float32 = any(param.real.dtype == np.float32 for param in group["params"])
+        float32 = any(is_stepped_in_float32(param.dtype) for param in group["params"])
         traits = _hyper.Traits(rule.options, float32, ema_decay=ema_decay or 0.0)
         group.update(_hyper.checked(group, traits))
     n_old_groups = len(specs) - len(new_groups)
+    for bare in slots[n_old:]:
+        _check_storage(bare, new_groups[bare.group - n_old_groups])
     slots[n_old:] = [
         _with_new_state(rule, bare, new_groups[bare.group - n_old_groups], ema_decay)
         for bare in slots[n_old:]
@@ -167,9 +170,22 @@ def param_changes(arrays: Arrays, values: Sequence[Array]) -> list[Callable[[], 
 
 
 def _with_new_state(rule: Rule, bare: Slot, options: Group, ema_decay: float | None) -> Slot:
-    kept = rule.kept(options)
+    kept, dtype = rule.kept(options), stored_as(bare.param, options["state_dtype"])
     zeros = [0.0 if name in kept else None for name in rule.states]
-    return with_state(bare, zeros, None if ema_decay is None else bare.user)
+    if dtype == INT8:
+        bare = in_c_order(bare)
+    bare = bare._replace(state_dtype=options["state_dtype"])
+    return with_state(bare, zeros, None if ema_decay is None else bare.user, dtype)
+
+
+def _check_storage(bare: Slot, options: Group) -> None:
+    """Check that an array's moments can be stored in fewer bits, if its group asks for that."""
+    state_dtype = options["state_dtype"]
+    if state_dtype is not None and not is_stepped_in_float32(bare.user.dtype):
+        raise ValueError(
+            f"params{bare.suffix} is {bare.user.dtype}, and state_dtype={state_dtype!r} is for "
+            "arrays that are stepped in float32; put it into a param group with state_dtype=None"
+        )
 
 
 def _keys(

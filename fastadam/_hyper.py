@@ -23,8 +23,10 @@ FLOAT32_MAX, FLOAT64_MAX = (float(np.finfo(dtype).max) for dtype in (np.float32,
 #: What messages say of decay rates out of range.
 EXPECTED_DECAY = "expected a number from 0 to less than 1"
 ONE_IN_FLOAT32 = "1 in float32; expected at most 0.9999999"
+#: How moments may be stored.
+STATE_DTYPES = (None, "bfloat16", "int8")
 #: Types of numbers that never change.
-FIXED = {float, int, bool} | {
+FIXED = {float, int, bool, str, type(None)} | {
     kind for kind in np.sctypeDict.values() if issubclass(kind, np.floating | np.integer | np.bool_)
 }
 
@@ -54,6 +56,8 @@ class Traits(NamedTuple):
     #: Options that need an array of state which was not made.
     lacking: tuple[str, ...] = ()
     ema_decay: float = 0.0
+    #: What `state_dtype` may be: all, until state is made with one.
+    state_dtypes: tuple[str | None, ...] = STATE_DTYPES
 
 
 def check_group(group: Mapping[str, Any], traits: Traits) -> Hyper:
@@ -286,6 +290,34 @@ def flag(name: str, value: Any, traits: Traits | None = None) -> bool:
     return bool(value)
 
 
+def _state_dtype(name: str, value: Any, traits: Traits) -> str | None:
+    is_known = value is None or (isinstance(value, str) and value in STATE_DTYPES)
+    if is_known and value in traits.state_dtypes:
+        return None if value is None else str(value)
+    if is_known:
+        raise ValueError(
+            f"state_dtype was set to {value!r} after the state was made with "
+            f"{traits.state_dtypes[0]!r}; make a new optimizer with it"
+        )
+    raise ValueError(f"Invalid state_dtype: {value!r}; expected None, 'bfloat16' or 'int8'")
+
+
+def _seed(name: str, value: Any, traits: Traits) -> int:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"seed must be an integer, found {type(value).__name__}")
+    if not 0 <= value < 2**32:
+        raise ValueError(f"Invalid seed: {value}; expected an integer from 0 to 2**32 - 1")
+    return int(value)
+
+
+def _check_centered(values: Group) -> None:
+    if values["centered"] and values["state_dtype"]:
+        raise ValueError(
+            "centered subtracts two nearly equal averages, of which a state_dtype would leave too "
+            "few digits; use one without the other"
+        )
+
+
 def _check_nesterov(values: Group) -> None:
     if values["nesterov"] and (values["momentum"] == 0 or values["dampening"] != 0):
         raise ValueError("Nesterov momentum requires a momentum and zero dampening")
@@ -307,13 +339,19 @@ OPTIONS: dict[str, Callable[[str, Any, Traits], Any]] = {
     "epsilon_hat": flag,
     "nesterov": flag,
     "centered": flag,
+    "state_dtype": _state_dtype,
+    "seed": _seed,
 }
 #: What some ask of the others, in the same group.
-CONDITIONS: dict[str, Callable[[Group], None]] = {"nesterov": _check_nesterov}
+CONDITIONS: dict[str, Callable[[Group], None]] = {
+    "nesterov": _check_nesterov,
+    "centered": _check_centered,
+}
 #: Those that rules know in parts, or as another number: its name or names, and how they are made.
 FIELDS: dict[str, tuple[tuple[str, ...], Callable[[Any], Iterable[float]]]] = {
     "betas": (("beta1", "beta2"), tuple),
     "momentum_decay": (("psi",), lambda decay: [real_power(0.96, decay)]),
+    "state_dtype": ((), lambda dtype: ()),  # arrays of state show it
 }
 #: All that a rule may ask for, as it is where a group has no such option.
 ABSENT = dict.fromkeys(

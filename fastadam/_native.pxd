@@ -8,6 +8,7 @@ cimport numpy as cnp
 
 cdef extern from "fastadam.h":
     enum: FA_FLOAT32, FA_FLOAT64, FA_STATES, FA_NUMBERS
+    enum: FA_PLAIN, FA_BFLOAT16, FA_FLOAT16, FA_POSITIVE8, FA_SIGNED8
     ctypedef struct fa_hyper:
         double lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay
         double amsgrad, maximize, epsilon_hat
@@ -146,8 +147,9 @@ cdef class Batch:
     cdef void hold(self, Py_ssize_t i, object grad) noexcept
     cdef bint claim_held(self, bint mended=*) noexcept
     cdef bint claim_one(self, Py_ssize_t i, bint mended) noexcept
-    cdef bint fits(self, Py_ssize_t i, object grad) noexcept
-    cdef fa_job *claim(self, Py_ssize_t i, const void *grad) noexcept
+    cdef bint fits(self, Py_ssize_t i, object grad, bint mended=*) noexcept
+    cdef int codec_of(self, Py_ssize_t i, cnp.ndarray grad, bint mended) noexcept
+    cdef fa_job *claim(self, Py_ssize_t i, const void *grad, int codec) noexcept
     cdef void release(self) noexcept
     cdef int run(self, int most_threads) except -1
     cdef int load_group(self, Py_ssize_t i, hyper) except -1

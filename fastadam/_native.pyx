@@ -28,6 +28,7 @@ from time import sleep
 import numpy as np
 
 from fastadam import _hyper
+from fastadam._codecs import BFLOAT16, FLOAT16, INT8, is_bfloat16, is_code
 from fastadam._guard import HELD, KEPT, REENTERED
 from fastadam._rows import Rows
 from fastadam._rules import ADAM
@@ -207,6 +208,8 @@ cdef class Batch:
             self.watched[i].data = cnp.PyArray_BYTES(view)
             self.watched[i].strides = copy_of(cnp.PyArray_STRIDES(view), ndim, &lengths)
             self.watched[i].layout = layout_of(arrays.slots[i].param if i < self.n else view)
+            self.watched[i].layout.descr = PyArray_DESCR(view)
+            self.watched[i].layout.type_number = cnp.PyArray_TYPE(view)
             self.watched[i].layout.shape = copy_of(self.watched[i].layout.shape, ndim, &lengths)
             self.watched[i].layout.strides = copy_of(self.watched[i].layout.strides, ndim, &lengths)
         for i in range(self.n_groups):
@@ -222,7 +225,13 @@ cdef class Batch:
                     c_array.streams.state[k] = cnp.PyArray_DATA(state)
                     states |= 1 << k
             c_array.size = slot.param.size * reals(slot.param)
-            c_array.dtype = real_dtype(slot.param)
+            c_array.dtype = FA_FLOAT32
+            if slot.rest is not None:
+                c_array.streams.rest = cnp.PyArray_DATA(slot.rest)
+            else:
+                c_array.dtype = real_dtype(slot.param)
+            set_format(&c_array.format, arrays.rule, slot)
+            note_bfloat16(slot.user.dtype)
             c_array.group = slot.group
             c_array.step = counts.steps[i]
             for k, number in enumerate(counts.numbers[i]):
@@ -396,6 +405,7 @@ cdef class Batch:
 
     cdef object mended(self, Py_ssize_t i, grad):
         """A gradient that is not plain, made so, or an error."""
+        note_bfloat16(getattr(grad, "dtype", None))
         decay = self.c_groups[self.c_arrays[i].group].weight_decay
         return self.arrays.plain_gradient(i, grad, decay, sum_rows)
 
@@ -462,20 +472,20 @@ cdef class Batch:
         cdef fa_job *job
         grad = <object>self.held[i]
         if type(grad) is cnp.ndarray:
-            if not self.fits(i, grad):
+            if not self.fits(i, grad, mended):
                 return False
-            self.claim(i, cnp.PyArray_DATA(<cnp.ndarray>grad))
+            self.claim(i, cnp.PyArray_DATA(<cnp.ndarray>grad), self.codec_of(i, grad, mended))
             return True
         if not mended or type(grad) is not Rows or not is_as_made(&self.watched[i]):
             return False
         numbers, values = grad.rows, grad.values
-        job = self.claim(i, cnp.PyArray_DATA(values))
+        job = self.claim(i, cnp.PyArray_DATA(values), FA_PLAIN)
         job.rows = <const int64_t *>cnp.PyArray_DATA(numbers)
         job.width = values.shape[1] * reals(values)
         job.size = values.shape[0] * job.width
         return True
 
-    cdef bint fits(self, Py_ssize_t i, object grad) noexcept:
+    cdef bint fits(self, Py_ssize_t i, object grad, bint mended=False) noexcept:
         """Whether C may walk the gradient along its parameter; both are only looked at."""
         cdef const fa_array *array = &self.c_arrays[i]
         cdef Watched *watched = &self.watched[i]
@@ -484,21 +494,52 @@ cdef class Batch:
         if type(grad) is not cnp.ndarray:
             return False
         cdef cnp.ndarray g = <cnp.ndarray>grad
+        cdef int codec = self.codec_of(i, g, mended)
+        cdef size_t real = fa_real_size(array.dtype) if codec == FA_PLAIN else 2
         return (
-            is_walked_as(g, &watched.layout)
+            codec >= 0
             and is_as_made(watched)
             and not touches(
                 self.written, self.n_written, <uintptr_t>cnp.PyArray_DATA(g),
-                array.size * fa_real_size(array.dtype), &watched.place,
+                array.size * real, &watched.place,
             )
         )
 
-    cdef fa_job *claim(self, Py_ssize_t i, const void *grad) noexcept:
+    cdef int codec_of(self, Py_ssize_t i, cnp.ndarray grad, bint mended) noexcept:
+        """How C must read a gradient to walk it along its parameter; -1: it may not.
+
+        bfloat16 as uint16 is trusted only among gradients that were mended.
+        """
+        cdef const fa_array *array = &self.c_arrays[i]
+        cdef const Layout *layout = &self.watched[i].layout
+        cdef int number = cnp.PyArray_TYPE(grad)
+        if is_walked_as(grad, layout):
+            return array.format.param
+        if (
+            array.dtype != FA_FLOAT32
+            or layout.type_number == cnp.NPY_COMPLEX64
+            or not cnp.PyArray_ISNOTSWAPPED(grad)
+            or not cnp.PyArray_FLAGS(grad) & cnp.NPY_ARRAY_ALIGNED
+            or not cnp.PyArray_FLAGS(grad) & layout.orders
+            or cnp.PyArray_NDIM(grad) != layout.ndim
+            or not equal(cnp.PyArray_DIMS(grad), layout.shape, layout.ndim)
+        ):
+            return -1
+        if number == cnp.NPY_FLOAT32:
+            return FA_PLAIN
+        if number == cnp.NPY_FLOAT16:
+            return FA_FLOAT16
+        if number == bfloat16_number or (mended and number == cnp.NPY_UINT16):
+            return FA_BFLOAT16
+        return -1
+
+    cdef fa_job *claim(self, Py_ssize_t i, const void *grad, int codec) noexcept:
         """Let the step change an array against a gradient that is held."""
         cdef fa_job *job = &self.batch.jobs[self.batch.n_jobs]
         self.batch.n_jobs += 1
         job.array = &self.c_arrays[i]
         job.grad = grad
+        job.codec = codec
         job.size = job.array.size
         job.rows = NULL
         return job
@@ -602,6 +643,34 @@ cdef int step_batch(fa_batch *batch, int64_t elements, int most_threads) except 
     with nogil:
         stepped = fa_step(batch)
     return stepped
+
+
+cdef int bfloat16_number = -1  # NumPy's, of ml_dtypes' dtype, once it was seen
+
+
+cdef int note_bfloat16(dtype) except -1:
+    global bfloat16_number
+    if isinstance(dtype, np.dtype) and is_bfloat16(dtype):
+        bfloat16_number = dtype.num
+    return 0
+
+
+cdef int set_format(fa_format *format, rule, slot) except -1:
+    """How an array's numbers are stored."""
+    cdef dict codecs = {BFLOAT16: FA_BFLOAT16, FLOAT16: FA_FLOAT16}
+    cdef Py_ssize_t k
+    format.param = codecs.get(slot.param.dtype, FA_PLAIN)
+    format.root = rule.roots
+    for k, state in enumerate(slot.state):
+        if not is_code(state):
+            continue
+        name = rule.states[k]
+        format.state[k] = FA_BFLOAT16
+        if state.dtype == INT8:
+            format.state[k] = FA_POSITIVE8 if name in rule.positive else FA_SIGNED8
+            if name in rule.units:
+                format.unit[k] = 1 + rule.states.index(rule.units[name])
+    return 0
 
 
 cdef inline bint is_as_made(const Watched *watched) noexcept:

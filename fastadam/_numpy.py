@@ -19,11 +19,13 @@ import numpy as np
 
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
+from fastadam._codecs import BLOCK as CODE_BLOCK, INT8, Codes, is_code
 from fastadam._checks import DTYPES
 from fastadam._guard import HELD, KEPT, REENTERED, at_once
 from fastadam._quiet import quietly
 from fastadam._rows import Rows
 from fastadam._rules import Block, Scalars, step_blocks
+from fastadam._slots import computed_in, numbers_of
 from fastadam._types import Array
 
 
@@ -105,7 +107,9 @@ REAL = {dtype: np.zeros(0, dtype).real.dtype for dtype in DTYPES}
 
 
 def flat(array: Array) -> Array:
-    """A plain array's memory as a vector of real numbers."""
+    """A plain array's memory as a vector of real numbers; blocks of codes stay as they are."""
+    if array.dtype == INT8:
+        return array
     if array.flags.c_contiguous:
         vector = array.ravel()
     else:
@@ -189,26 +193,35 @@ class Batch:
         self._flat = [
             [
                 None if array is None else flat(array)
-                for array in (slot.param, slot.average, *slot.state)
+                for array in (slot.param, slot.average, slot.rest, *slot.state)
             ]
             for slot in arrays.slots
         ]
-        dtypes = {REAL[slot.param.dtype] for slot in arrays.slots}
+        dtypes = {REAL[computed_in(slot.param)] for slot in arrays.slots}
         most = max((params.size for params, *_ in self._flat if params is not None), default=0)
         self._scratch = {dtype: np.empty((3, min(most, BLOCK)), dtype) for dtype in dtypes}
-        self._blocks = [self._cut(streams) for streams in self._flat]
+        self._blocks = [
+            self._cut(streams, np.arange(streams[0].size if has_codes(streams) else 0))
+            for streams in self._flat
+        ]
         self._wide = np.empty(NORM_BLOCK if clip.measures else 0)
 
-    def _cut(self, streams: Sequence[Array | None]) -> list[Block]:
-        """The blocks of an array."""
-        param, blocks = streams[0], []
-        assert param is not None
-        for start in range(0, param.size, BLOCK):
+    def _cut(self, streams: Sequence[Any], index: Array) -> list[Block]:
+        """The blocks of an array; `index` is where its elements are, if there are codes."""
+        blocks = []
+        size = streams[0].size
+        for start in range(0, size, BLOCK):
             cut = slice(start, start + BLOCK)
-            p, average, *state = [None if stream is None else stream[cut] for stream in streams]
-            size = min(BLOCK, param.size - start)
-            a, b, c = [vector[:size] for vector in self._scratch[param.dtype]]
-            blocks.append(Block(cut, p, tuple(state), average, (a, b, c)))
+            p, average, rest, *state = [
+                None if stream is None else stream[place_of(stream, cut)] for stream in streams
+            ]
+            codes = None
+            if has_codes(streams):
+                codes = Codes(self.arrays.rule, p, rest, state, index[cut])
+                p, state = codes.param, codes.state
+            scratch = [vector[: p.size] for vector in self._scratch[p.dtype]]
+            a, b, c = scratch
+            blocks.append(Block(cut, codes, p, tuple(state), average, (a, b, c)))
         return blocks
 
     def step(
@@ -269,7 +282,7 @@ class Batch:
 
     def _run(self, grads: list[Array | Rows | None], loss_scale: float) -> None:
         vectors = [
-            None if grad is None else flat(grad.values if isinstance(grad, Rows) else grad)
+            None if grad is None else numbers_of(flat(grad.values if isinstance(grad, Rows) else grad))
             for grad in grads
         ]
         clip = 1.0
@@ -317,13 +330,37 @@ class Batch:
     ) -> None:
         if not vector.size:
             return
-        shape = (-1, vector.size // rows.size)
-        tables = [None if array is None else array.reshape(shape) for array in arrays]
-        parts = [None if table is None else table[rows].reshape(-1) for table in tables]
-        step_blocks(k, vector, self._cut(parts))
+        width = vector.size // rows.size
+        tables = [None if array is None else as_table(array, width) for array in arrays]
+        parts = [
+            None if table is None else table[rows].reshape(-1, *table.shape[2:])
+            for table in tables
+        ]
+        index = (rows[:, None] * width + np.arange(width)).reshape(-1)
+        step_blocks(k, vector, self._cut(parts, index))
         for table, part in zip(tables, parts, strict=True):
             if table is not None and part is not None:
-                table[rows] = part.reshape(shape)
+                table[rows] = part.reshape(-1, *table.shape[1:])
+
+
+def has_codes(streams: Sequence[Array | None]) -> bool:
+    """Whether some of a parameter, its average, what it lacks, and its state are codes."""
+    _, _, rest, *state = streams
+    return rest is not None or any(map(is_code, state))
+
+
+def place_of(stream: Array, cut: slice) -> slice:
+    """Where elements are in a stream, which may have them in blocks."""
+    if stream.dtype != INT8:
+        return cut
+    return slice(cut.start // CODE_BLOCK, -(-cut.stop // CODE_BLOCK))
+
+
+def as_table(stream: Array, width: int) -> Array:
+    """A stream with an axis for rows of that many elements; a row has whole blocks."""
+    if stream.dtype != INT8:
+        return stream.reshape(-1, width)
+    return stream.reshape(-1, width // CODE_BLOCK, CODE_BLOCK + 1)
 
 
 def has_items(group: Any, seen: _hyper.Group | None) -> bool:

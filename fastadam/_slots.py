@@ -7,16 +7,21 @@ into it and, if it is written, back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastadam import _codecs
+from fastadam._checks import is_half, real_numbers
 from fastadam._rules import Rule
 from fastadam._types import Array
 
 #: Elements of an array that caches do not hold: BEYOND_CACHE in csrc/blocks.c.
 BEYOND_CACHE = 2 << 20
+#: Arrays of fewer real numbers have no state in 8 bits (as in bitsandbytes).
+LEAST_IN_INT8 = 4096
 
 
 class Slot(NamedTuple):
@@ -31,6 +36,9 @@ class Slot(NamedTuple):
     state: tuple[Array | None, ...]  # plain; one for each of the rule's, None if it is not kept
     average: Array | None  # plain; the moving average of the parameter over steps
     copies: tuple[tuple[Array, Array], ...]  # (a view of the user's array, its stand-in)
+    #: What a parameter lacks of a float32: for bfloat16 the remainder, for float16 the master.
+    rest: Array | None = None
+    state_dtype: str | None = None  # the option with which its state was made
 
 
 def slot(
@@ -39,7 +47,8 @@ def slot(
     """A slot of users' arrays: a parameter, and its state where that is the user's, too."""
     param = row[0]
     assert param is not None
-    views = [None if array is None else view_of(array) for array in row]
+    user_view = view_of(param)
+    views = [None if array is None else codes_of(view_of(array)) for array in row]
     like: Any = views[0]
     if not is_plain(like):
         like = np.empty_like(like)
@@ -58,7 +67,7 @@ def slot(
         key=key,
         suffix=suffix,
         user=param,
-        view=cast(Array, views[0]),
+        view=user_view,
         group=group,
         param=plain[0],
         state=(*plain[1:], *missing),
@@ -72,32 +81,129 @@ def view_of(array: Array) -> Array:
     return np.ndarray.view(array, np.ndarray)
 
 
-def with_state(bare: Slot, states: Sequence[Array | float | None], average: Array | None) -> Slot:
-    """The slot with new state that begins with these values; None for what is not kept."""
-    *state, mean = (
-        None if values is None else state_like(bare.param, number, values)
-        for number, values in enumerate((*states, average))
+def codes_of(array: Array) -> Array:
+    """The array, or if it is of bfloat16 a view of it as the backends take that."""
+    return array.view(_codecs.BFLOAT16) if _codecs.is_bfloat16(array.dtype) else array
+
+
+def computed_in(param: Array) -> np.dtype[Any]:
+    """The dtype in which a plain parameter is stepped."""
+    return np.dtype(np.float32) if is_half(param.dtype) else param.dtype
+
+
+def stored_as(param: Array, state_dtype: str | None) -> np.dtype[Any]:
+    """The dtype of a plain parameter's moments."""
+    if state_dtype == "bfloat16":
+        return _codecs.BFLOAT16
+    if state_dtype == "int8" and real_numbers(param) >= LEAST_IN_INT8:
+        return _codecs.INT8
+    return computed_in(param)
+
+
+def in_c_order(bare: Slot) -> Slot:
+    """The slot with its parameter in C order, in which blocks of 8 bits count elements."""
+    if bare.param.flags.c_contiguous:
+        return bare
+    stand_in = np.empty(bare.param.shape, bare.param.dtype)
+    return bare._replace(param=stand_in, copies=((codes_of(bare.view), stand_in),))
+
+
+def with_state(
+    bare: Slot,
+    states: Sequence[Array | float | None],
+    average: Array | None,
+    dtype: np.dtype[Any] | None = None,
+) -> Slot:
+    """The slot with new state that begins with these values; None for what is not kept.
+
+    Arrays keep their dtype. What is made for a number has `dtype`.
+    """
+    param = bare.param
+    state = tuple(
+        None if values is None else state_like(param, number, values, dtype)
+        for number, values in enumerate(states)
     )
-    return bare._replace(state=tuple(state), average=mean)
+    mean = None
+    if average is not None:
+        mean = state_like(param, len(states), numbers_of(average), computed_in(param))
+    return bare._replace(state=state, average=mean, rest=rest_of(bare))
 
 
-def state_like(array: Array, number: int, values: Array | float = 0.0) -> Array:
+def restored(
+    bare: Slot,
+    states: Sequence[Array | None],
+    average: Array | None,
+    rest: Array | None,
+    state_dtype: str | None,
+) -> Slot:
+    """The slot with copies of what a pickle or a copy of it has."""
+    if any(state is not None and state.dtype == _codecs.INT8 for state in states):
+        bare = in_c_order(bare)
+    made = with_state(bare._replace(state_dtype=state_dtype), states, average)
+    return made._replace(rest=None if rest is None else rest_of(bare, rest))
+
+
+def rest_of(bare: Slot, values: Array | float | None = None) -> Array | None:
+    """What a half-precision parameter lacks of a float32, with these values; None for others."""
+    number = len(bare.state) + 1
+    if bare.param.dtype == _codecs.BFLOAT16:
+        return state_like(bare.param, number, 0 if values is None else values, _codecs.REMAINDER)
+    if bare.param.dtype == _codecs.FLOAT16:
+        first = bare.user if values is None else values
+        return state_like(bare.param, number, first, np.dtype(np.float32))
+    return None
+
+
+def numbers_of(array: Array) -> Array:
+    """An array as it is, or the float32 numbers of one in half precision."""
+    if codes_of(array).dtype == _codecs.BFLOAT16:
+        return _codecs.bfloat16_numbers(codes_of(array))
+    return array.astype(np.float32) if array.dtype == _codecs.FLOAT16 else array
+
+
+def state_like(
+    array: Array, number: int, values: Array | float = 0.0, dtype: np.dtype[Any] | None = None
+) -> Array:
     """A plain array's state of that number, in the order of its memory.
 
-    NumPy asks for huge pages for what is filled, but not for calloc's zeros.
+    Its dtype is that of the values, or `dtype` for a number. NumPy asks for huge pages for what is
+    filled, but not for calloc's zeros.
     """
-    unit, shift = _place(array, number)
-    memory = np.empty(array.nbytes + unit, np.uint8)
+    if isinstance(values, np.ndarray) and dtype is None:
+        dtype = values.dtype
+    dtype = array.dtype if dtype is None else dtype
+    shape, strides = _form(array, dtype)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    unit, shift = _place(n_bytes, number)
+    memory = np.empty(n_bytes + unit, np.uint8)
     offset = (_address(array) + shift - _address(memory)) % unit
-    strides = np.empty_like(array, subok=False).strides
-    state: Array = np.ndarray(array.shape, array.dtype, memory, offset, strides)
+    state: Array = np.ndarray(shape, dtype, memory, offset, strides)
     state[...] = values
     return state
 
 
+def _form(array: Array, dtype: np.dtype[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape and strides of a plain array's state of that dtype."""
+    if dtype == _codecs.INT8:
+        shape = (_codecs.n_blocks(real_numbers(array)), _codecs.BLOCK + 1)
+        return shape, (_codecs.BLOCK + 1, 1)
+    if array.dtype.kind == "c" and dtype == _codecs.BFLOAT16:  # two numbers for each element
+        pairs = np.empty_like(array, np.uint32, subok=False)
+        return (*array.shape, 2), (*pairs.strides, dtype.itemsize)
+    return array.shape, np.empty_like(array, dtype, subok=False).strides
+
+
 def lies_as_state(array: Array, like: Array, number: int) -> bool:
     """Whether an array lies in memory as a plain array's state of that number should."""
-    unit, shift = _place(like, number) if like.size < BEYOND_CACHE else (64, 0)
+    if array.dtype != like.dtype:
+        shape, strides = _form(like, array.dtype)
+        return (
+            array.flags.aligned
+            and array.flags.writeable
+            and array.shape == shape
+            and array.strides == strides
+        )
+    unit, shift = _place(like.nbytes, number) if like.size < BEYOND_CACHE else (64, 0)
     return (
         array.flags.aligned
         and array.flags.writeable
@@ -106,14 +212,14 @@ def lies_as_state(array: Array, like: Array, number: int) -> bool:
     )
 
 
-def _place(array: Array, number: int) -> tuple[int, int]:
+def _place(n_bytes: int, number: int) -> tuple[int, int]:
     """Where an array's state should begin: (unit, shift), so far behind the array in each unit.
 
     State begins as far behind a cache line's border as the array, and if large, some lines off
     in a page, so that no store looks like one to what is loaded next: in the cache, either can
     make a step take 1.2 times as long (AVX2).
     """
-    return (64, 0) if array.nbytes < 65536 else (4096, 1024 * (number + 1))
+    return (64, 0) if n_bytes < 65536 else (4096, 1024 * (number + 1))
 
 
 def is_plain(array: Array) -> bool:

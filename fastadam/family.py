@@ -129,6 +129,8 @@ class Adam(Optimizer):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
         ema_decay: float | None = None,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         options: Group = {
             "lr": lr,
@@ -139,6 +141,8 @@ class Adam(Optimizer):
             "maximize": maximize,
             "decoupled_weight_decay": decoupled_weight_decay,
             "epsilon_hat": epsilon_hat,
+            "state_dtype": state_dtype,
+            "seed": seed,
         }
         super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)
 
@@ -216,6 +220,8 @@ class AdamW(Adam):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
         ema_decay: float | None = None,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -230,6 +236,8 @@ class AdamW(Adam):
             max_grad_norm=max_grad_norm,
             skip_nonfinite=skip_nonfinite,
             ema_decay=ema_decay,
+            state_dtype=state_dtype,
+            seed=seed,
         )
 
 
@@ -313,6 +321,8 @@ class NAdam(Optimizer):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
         ema_decay: float | None = None,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         options: Group = {
             "lr": lr,
@@ -322,6 +332,8 @@ class NAdam(Optimizer):
             "momentum_decay": momentum_decay,
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
+            "state_dtype": state_dtype,
+            "seed": seed,
         }
         super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)
 
@@ -406,6 +418,8 @@ class RAdam(Optimizer):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
         ema_decay: float | None = None,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         options: Group = {
             "lr": lr,
@@ -414,6 +428,8 @@ class RAdam(Optimizer):
             "weight_decay": weight_decay,
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
+            "state_dtype": state_dtype,
+            "seed": seed,
         }
         super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)
 
@@ -491,6 +507,8 @@ class Adamax(Optimizer):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
         ema_decay: float | None = None,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         options: Group = {
             "lr": lr,
@@ -498,6 +516,8 @@ class Adamax(Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "maximize": maximize,
+            "state_dtype": state_dtype,
+            "seed": seed,
         }
         super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)
 
@@ -588,6 +608,8 @@ class RMSprop(Optimizer):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
         ema_decay: float | None = None,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         options: Group = {
             "lr": lr,
@@ -597,6 +619,8 @@ class RMSprop(Optimizer):
             "momentum": momentum,
             "centered": centered,
             "maximize": maximize,
+            "state_dtype": state_dtype,
+            "seed": seed,
         }
         super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)
 
@@ -678,6 +702,8 @@ class SGD(Optimizer):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
         ema_decay: float | None = None,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         options: Group = {
             "lr": lr,
@@ -686,5 +712,7 @@ class SGD(Optimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "maximize": maximize,
+            "state_dtype": state_dtype,
+            "seed": seed,
         }
         super().__init__(params, options, max_grad_norm, skip_nonfinite, ema_decay)

@@ -118,7 +118,7 @@ def _step_checked(
         params = (written["param"],)
         written = {name: (value,) for name, value in written.items()}
     finished = _finished(step, len(params))
-    group = dict(zip(ADAM.options, options, strict=True))
+    group = dict(zip(ADAM.options, (*options, None, 0), strict=True))
     if callable(lr := options[0]):
         raise TypeError("lr must be a real number; for a schedule give lr=schedule(step - 1)")
     group["lr"] = _hyper.real("lr", lr)

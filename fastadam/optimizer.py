@@ -18,7 +18,7 @@ from fastadam._guard import at_once
 from fastadam._hyper import Group, Schedule
 from fastadam._quiet import quietly
 from fastadam._rules import Rule
-from fastadam._slots import slot, with_state
+from fastadam._slots import restored, slot
 from fastadam._state import copied, read_state, write_state
 from fastadam._types import Array, GradTree
 
@@ -640,7 +640,16 @@ class Optimizer:
         arrays = self._held_batch().arrays
         arrays.check_nest()  # the copy could not notice
         slots = [
-            (slot.key, slot.suffix, slot.user, slot.group, slot.state, slot.average)
+            (
+                slot.key,
+                slot.suffix,
+                slot.user,
+                slot.group,
+                slot.state,
+                slot.average,
+                slot.rest,
+                slot.state_dtype,
+            )
             for slot in arrays.slots
         ]
         content = {name: value for name, value in vars(self).items() if name not in _REMADE}
@@ -668,8 +677,8 @@ class Optimizer:
         specs, nests, grouped, slots, counts, sums = content.pop("_batch")
         vars(self).update(content)
         slots = [
-            with_state(slot(self._rule, [user], group, suffix, key), state, average)
-            for key, suffix, user, group, state, average in slots
+            restored(slot(self._rule, [user], group, suffix, key), *kept)
+            for key, suffix, user, group, *kept in slots
         ]
         arrays = _groups.arranged(self._rule, specs, nests, slots, self._ema_decay, grouped)
         self._backend = _backend.module()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved, power, root_of
+from fastadam._rules.rule import STORAGE, Rule, Scalars, Vector, decayed, moved, power, root_of
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
@@ -34,9 +34,11 @@ def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vect
 ADAM = Rule(
     "adam",
     ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay",
-     "epsilon_hat"),
+     "epsilon_hat", *STORAGE),
     ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
     scalars,
     step,
     asked={"max_exp_avg_sq": "amsgrad"},
+    positive=("exp_avg_sq", "max_exp_avg_sq"),
+    units={"exp_avg": "exp_avg_sq"},
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved, power
+from fastadam._rules.rule import STORAGE, Rule, Scalars, Vector, decayed, moved, power
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
@@ -28,8 +28,11 @@ def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vect
 
 ADAMAX = Rule(
     "adamax",
-    ("lr", "betas", "eps", "weight_decay", "maximize"),
+    ("lr", "betas", "eps", "weight_decay", "maximize", *STORAGE),
     ("exp_avg", "exp_inf"),
     scalars,
     step,
+    positive=("exp_inf",),
+    units={"exp_avg": "exp_inf"},
+    roots=False,
 )

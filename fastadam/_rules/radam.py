@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved, power, root_of
+from fastadam._rules.rule import STORAGE, Rule, Scalars, Vector, decayed, moved, power, root_of
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
@@ -37,8 +37,10 @@ def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vect
 
 RADAM = Rule(
     "radam",
-    ("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay", "maximize"),
+    ("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay", "maximize", *STORAGE),
     ("exp_avg", "exp_avg_sq"),
     scalars,
     step,
+    positive=("exp_avg_sq",),
+    units={"exp_avg": "exp_avg_sq"},
 )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved, normal, root_of
+from fastadam._rules.rule import STORAGE, Rule, Scalars, Vector, decayed, moved, normal, root_of
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
@@ -38,9 +38,10 @@ def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vect
 
 RMSPROP = Rule(
     "rmsprop",
-    ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize"),
+    ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize", *STORAGE),
     ("square_avg", "momentum_buffer", "grad_avg"),
     scalars,
     step,
     asked={"momentum_buffer": "momentum", "grad_avg": "centered"},
+    positive=("square_avg",),
 )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fastadam._codecs import Codes
 from fastadam._elementary import Power
 from fastadam._hyper import Hyper
 
@@ -16,6 +17,10 @@ Vector: TypeAlias = Any  # of float32 or float64; typed ufuncs of Scalars give A
 SMALLEST_NORMAL = {
     np.dtype(dtype): float(np.finfo(dtype).smallest_normal) for dtype in (np.float32, np.float64)
 }
+
+
+#: Options that all rules have: how state is stored.
+STORAGE = ("state_dtype", "seed")
 
 
 class Number(NamedTuple):
@@ -42,6 +47,11 @@ class Rule(NamedTuple):
         Number, ...
     ] = ()  # what state has besides arrays and the step count, in C's order
     saves_step: bool = True  # whether torch.optim's state has the step count
+    positive: tuple[str, ...] = ()  # the arrays of state that are never negative
+    #: What an array of state is divided by in a step: another one, or with `roots` its root. In 8
+    #: bits, errors are small beside that.
+    units: Mapping[str, str] = {}
+    roots: bool = True
 
     @property
     def number_names(self) -> tuple[str, ...]:
@@ -117,6 +127,7 @@ class Block(NamedTuple):
     """As much of an array as is stepped at a time."""
 
     place: slice  # in the array, and in its gradient
+    codes: Codes | None  # of which `param` and `state` are the numbers
     param: Vector
     state: tuple[Vector | None, ...]
     average: Vector | None
@@ -125,8 +136,10 @@ class Block(NamedTuple):
 
 def step_blocks(k: Scalars, grad: Vector, blocks: Sequence[Block]) -> None:
     """Step an array in place, block by block; the loop of csrc/kernel.c."""
-    for place, p, s, average, (a, b, c) in blocks:
+    for place, codes, p, s, average, (a, b, c) in blocks:
         g = grad[place]
+        if codes is not None:
+            codes.decode()
         if k.grad_factor is not None:
             g = np.multiply(g, k.grad_factor, out=c)
         if k.coupled:
@@ -135,6 +148,8 @@ def step_blocks(k: Scalars, grad: Vector, blocks: Sequence[Block]) -> None:
         k.rule.step(k, p, g, s, a, b, c)
         if average is not None:
             decayed(k, average, k.ema_decay, k.ema_share, p, b)
+        if codes is not None:
+            codes.encode(k.hyper.seed, k.step)
 
 
 def power(k: Scalars, i: int, base: Any, n: int) -> float:

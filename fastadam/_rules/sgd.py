@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import Rule, Scalars, Vector, decayed, moved
+from fastadam._rules.rule import STORAGE, Rule, Scalars, Vector, decayed, moved
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
@@ -30,7 +30,7 @@ def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vect
 
 SGD = Rule(
     "sgd",
-    ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize"),
+    ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", *STORAGE),
     ("momentum_buffer",),
     scalars,
     step,

@@ -19,7 +19,7 @@ from cpython.ref cimport Py_CLEAR, Py_INCREF
 cimport cython
 cimport numpy as cnp
 from fastadam._native cimport (
-    FA_NUMBERS, FA_STATES, Batch, allocate, fa_array, has_items, touches,
+    FA_NUMBERS, FA_PLAIN, FA_STATES, Batch, allocate, fa_array, has_items, touches,
 )
 
 from collections import defaultdict
@@ -417,7 +417,7 @@ cdef class Tensors:
         ):
             return False
         noted.is_taken = True
-        self.batch.claim(i, found.data)
+        self.batch.claim(i, found.data, FA_PLAIN)
         return True
 
     cdef int take_mended(self, list mended) except -1:
