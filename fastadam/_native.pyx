@@ -660,7 +660,6 @@ cdef int set_format(fa_format *format, rule, slot) except -1:
     cdef dict codecs = {BFLOAT16: FA_BFLOAT16, FLOAT16: FA_FLOAT16}
     cdef Py_ssize_t k
     format.param = codecs.get(slot.param.dtype, FA_PLAIN)
-    format.root = rule.roots
     for k, state in enumerate(slot.state):
         if not is_code(state):
             continue
@@ -670,6 +669,7 @@ cdef int set_format(fa_format *format, rule, slot) except -1:
             format.state[k] = FA_POSITIVE8 if name in rule.positive else FA_SIGNED8
             if name in rule.units:
                 format.unit[k] = 1 + rule.states.index(rule.units[name])
+                format.root = rule.roots
     return 0
 
 
