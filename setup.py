@@ -169,7 +169,18 @@ class BuildKernels(build_ext):
         return " ".join([os.path.basename(command[0]), *flags])
 
 
-C_FILES = ["blocks", "coded", "cpu", "isas", "merge_rows", "norm", "power", "scalars", "share", "step"]
+C_FILES = [
+    "blocks",
+    "coded",
+    "cpu",
+    "isas",
+    "merge_rows",
+    "norm",
+    "power",
+    "scalars",
+    "share",
+    "step",
+]
 SOURCES = {
     "fastadam._native": ["fastadam/_native.pyx", *(f"csrc/{name}.c" for name in C_FILES)],
     "fastadam.torch._tensors": ["fastadam/torch/_tensors.pyx"],

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastadam import _rows
 from fastadam._arrays import Arrays
+from fastadam._slots import computed_in, numbers_of
 from fastadam._types import Array
 
 
@@ -23,7 +24,10 @@ ACCUMULATED: Any = _Accumulated()
 
 
 class Sums(dict[int, "Array | _rows.RowGrad"]):
-    """The sums of the arrays' gradients, of those arrays that got one; it never changes."""
+    """The sums of the arrays' gradients, of those arrays that got one; it never changes.
+
+    Gradients in half precision are summed in float32.
+    """
 
     times = 0  # gradients were given
 
@@ -35,6 +39,8 @@ class Sums(dict[int, "Array | _rows.RowGrad"]):
         sums.times = self.times + 1
         for i, grad in enumerate(grads):
             if grad is not None:
+                if not isinstance(grad, _rows.Rows):
+                    grad = numbers_of(grad)
                 param, total = arrays.slots[i].param, self.get(i)
                 sums[i] = _sum(arrays.name(i), total, grad, param, sum_rows)
         return sums
@@ -73,7 +79,7 @@ def _sum(
         sums[grad.rows] += values
         return sums
     if isinstance(total, _rows.RowGrad):
-        dense = np.zeros_like(param)
+        dense = np.zeros_like(param, computed_in(param))
         np.add.at(dense, total.rows, total.values)
         return dense + grad
     return grad.copy(order="K") if total is None else total + grad

@@ -17,10 +17,11 @@ from numpy.lib.array_utils import byte_bounds
 
 from fastadam import _hyper, _rows, _tree
 from fastadam._checks import check_grad, is_stepped_in_float32, real_numbers
-from fastadam._codecs import BLOCK as CODE_BLOCK, INT8
+from fastadam._codecs import BLOCK as CODE_BLOCK
+from fastadam._codecs import INT8
 from fastadam._rows import Rows, SumRows
 from fastadam._rules import Rule
-from fastadam._slots import Slot, Watched, layout_of, owner_of, same_order, watched
+from fastadam._slots import Slot, Watched, layout_of, lies_along, owner_of, watched
 from fastadam._types import Array
 
 
@@ -296,23 +297,12 @@ class Arrays:
 
     def _plain(self, i: int, grad: Array) -> Array:
         like = self.slots[i].param
-        if (
-            grad.flags.aligned
-            and (same_order(grad, like) if grad.itemsize == like.itemsize else _both_forc(grad, like))
-            and not self.spans.touch(grad)
-        ):
+        if grad.flags.aligned and lies_along(grad, like) and not self.spans.touch(grad):
             return grad
         if i not in self._staged or self._staged[i].dtype != grad.dtype:
             self._staged[i] = np.empty_like(like, grad.dtype)
         np.copyto(self._staged[i], grad)
         return self._staged[i]
-
-
-def _both_forc(a: Array, b: Array) -> bool:
-    """Whether two arrays are contiguous in the same order."""
-    return (a.flags.c_contiguous and b.flags.c_contiguous) or (
-        a.flags.f_contiguous and b.flags.f_contiguous
-    )
 
 
 def _may_be_same(found: Array, user: Array) -> bool:

@@ -28,7 +28,10 @@ def averages_of(arrays: Arrays) -> list[Array]:
 def copies_of_averages(arrays: Arrays) -> Any:
     """Copies of the averages, nested as the parameters."""
     averages = averages_of(arrays)
-    copies = [np.empty_like(view_of(slot.user)) for slot in arrays.slots]
+    copies = [
+        np.empty_like(view_of(slot.user), average.dtype)
+        for slot, average in zip(arrays.slots, averages, strict=True)
+    ]
     for copy, average in zip(copies, averages, strict=True):
         np.copyto(copy, average)
     return _tree.build(arrays.spec, copies)

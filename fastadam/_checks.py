@@ -31,7 +31,7 @@ def check_written(label: str, array: Any, like: Array | None = None) -> None:
         raise TypeError(
             f"{label} is {kind(array)}; expected a numpy.ndarray{nesting}{_remedy(array)}"
         )
-    if not is_supported(array.dtype):
+    if like is None and not is_supported(array.dtype):
         order = "" if array.dtype.isnative else " (not the native byte order)"
         raise TypeError(f"{label}: dtype {array.dtype}{order}, expected {SUPPORTED}")
     if like is not None:
@@ -46,6 +46,31 @@ def check_written(label: str, array: Any, like: Array | None = None) -> None:
             f"{label}: its elements may share memory (strides {array.strides}); make a copy, "
             "np.array(x), and use that from then on"
         )
+
+
+def check_moment(label: str, array: Any, param: Array) -> None:
+    """Check a moment that steps will change in place."""
+    dtype = np.dtype(np.float32) if is_half(param.dtype) else param.dtype
+    found = getattr(array, "dtype", dtype)
+    if _codecs.is_bfloat16(found) and dtype == np.float32:
+        dtype = found
+    check_written(label, array, np.broadcast_to(np.empty((), dtype), param.shape))
+
+
+def check_rest(label: str, array: Any, param: Array) -> bool:
+    """Check what a parameter lacks of a float32; whether it lacks anything."""
+    if not is_half(param.dtype):
+        if array is not None:
+            raise ValueError(f"{label}: expected None, as the parameter is {param.dtype}")
+        return False
+    dtype = np.float32 if param.dtype == _codecs.FLOAT16 else np.int16
+    if array is None:
+        raise ValueError(
+            f"{label} is None, expected an array of {np.dtype(dtype)}, as the parameter is "
+            f"{param.dtype}"
+        )
+    check_written(label, array, np.broadcast_to(np.empty((), dtype), param.shape))
+    return True
 
 
 def is_supported(dtype: np.dtype[Any]) -> bool:
@@ -92,10 +117,15 @@ def check_grad(label: str, value: Any, param: Array) -> Array:
 
 def may_mix(array: Array, param: Array) -> bool:
     """Whether arrays of two dtypes are both real ones that are stepped in float32."""
-    return (param.dtype == np.float32 or is_half(param.dtype)) and (
-        array.dtype == np.float32 or array.dtype == _codecs.FLOAT16
-        or _codecs.is_bfloat16(array.dtype)
-    ) and array.dtype.isnative
+    return (
+        (param.dtype == np.float32 or is_half(param.dtype))
+        and (
+            array.dtype == np.float32
+            or array.dtype == _codecs.FLOAT16
+            or _codecs.is_bfloat16(array.dtype)
+        )
+        and array.dtype.isnative
+    )
 
 
 def check_array(label: str, value: Any, param: Array, mixed: bool = False) -> Array:

@@ -164,7 +164,9 @@ def signed_codes(numbers: Array, units: Array | int, random: Array) -> Array:
     scale = np.clip(((np.maximum(top, 0) + 2**21) >> 23) - 6, 5, 218)
     inverse = _numbers(((254 - scale) << 23) - exponents)
     scaled = np.minimum(_numbers(bits & MAGNITUDE) * inverse, np.float32(224))
-    codes = (_bits(scaled + np.float32(1)) - np.uint32(ONE) + (random.reshape(-1, BLOCK) >> 13)) >> 19
+    codes = (
+        _bits(scaled + np.float32(1)) - np.uint32(ONE) + (random.reshape(-1, BLOCK) >> 13)
+    ) >> 19
     codes = np.where(finite, codes, 127) | bits >> 24 & 0x80
     return np.hstack([scale, codes]).astype(np.uint8)
 

@@ -19,8 +19,9 @@ import numpy as np
 
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
-from fastadam._codecs import BLOCK as CODE_BLOCK, INT8, Codes, is_code
 from fastadam._checks import DTYPES
+from fastadam._codecs import BLOCK as CODE_BLOCK
+from fastadam._codecs import INT8, Codes, is_code
 from fastadam._guard import HELD, KEPT, REENTERED, at_once
 from fastadam._quiet import quietly
 from fastadam._rows import Rows
@@ -282,7 +283,9 @@ class Batch:
 
     def _run(self, grads: list[Array | Rows | None], loss_scale: float) -> None:
         vectors = [
-            None if grad is None else numbers_of(flat(grad.values if isinstance(grad, Rows) else grad))
+            None
+            if grad is None
+            else numbers_of(flat(grad.values if isinstance(grad, Rows) else grad))
             for grad in grads
         ]
         clip = 1.0
@@ -333,8 +336,7 @@ class Batch:
         width = vector.size // rows.size
         tables = [None if array is None else as_table(array, width) for array in arrays]
         parts = [
-            None if table is None else table[rows].reshape(-1, *table.shape[2:])
-            for table in tables
+            None if table is None else table[rows].reshape(-1, *table.shape[2:]) for table in tables
         ]
         index = (rows[:, None] * width + np.arange(width)).reshape(-1)
         step_blocks(k, vector, self._cut(parts, index))

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastadam._checks import may_mix, name_of, kind
-from fastadam._codecs import BFLOAT16, FLOAT16, INT8
+from fastadam._checks import kind, may_mix, name_of
+from fastadam._codecs import BFLOAT16, FLOAT16
 from fastadam._types import Array
 
 #: A function of each backend that adds up rows, called as sum_rows(values, order, starts).

@@ -42,7 +42,12 @@ class Slot(NamedTuple):
 
 
 def slot(
-    rule: Rule, row: Sequence[Array | None], group: int, suffix: str = "", key: Any = None
+    rule: Rule,
+    row: Sequence[Array | None],
+    group: int,
+    suffix: str = "",
+    key: Any = None,
+    rest: Array | None = None,
 ) -> Slot:
     """A slot of users' arrays: a parameter, and its state where that is the user's, too."""
     param = row[0]
@@ -54,14 +59,15 @@ def slot(
         like = np.empty_like(like)
     plain: list[Any] = []
     copies = []
-    for view in views:
+    for view in (*views, rest):
         if view is None:
             plain.append(None)
-        elif is_plain(view) and same_order(view, like):
+        elif is_plain(view) and lies_along(view, like):
             plain.append(view)
         else:
-            plain.append(np.empty_like(like))
+            plain.append(np.empty_like(like, view.dtype))
             copies.append((view, plain[-1]))
+    plain_rest = plain.pop()
     missing = (None,) * (1 + len(rule.states) - len(plain))
     return Slot(
         key=key,
@@ -73,6 +79,7 @@ def slot(
         state=(*plain[1:], *missing),
         average=None,
         copies=tuple(copies),
+        rest=plain_rest,
     )
 
 
@@ -235,6 +242,15 @@ def is_plain(array: Array) -> bool:
                 return False
             extent *= length
     return True
+
+
+def lies_along(array: Array, like: Array) -> bool:
+    """Whether a plain array's elements are in the order of another's, perhaps of another dtype."""
+    if array.itemsize == like.itemsize:
+        return same_order(array, like)
+    return (array.flags.c_contiguous and like.flags.c_contiguous) or (
+        array.flags.f_contiguous and like.flags.f_contiguous
+    )
 
 
 def same_order(a: Array, b: Array) -> bool:

@@ -10,10 +10,12 @@ import numpy as np
 
 from fastadam import _backend, _hyper
 from fastadam._arrays import Arrays, Counts, Written
-from fastadam._checks import check_separate, check_written
+from fastadam._checks import check_moment, check_rest, check_separate, check_written
 from fastadam._rules import ADAM
 from fastadam._slots import slot, view_of
 from fastadam._types import Array, Grad
+
+REST = "param_rest"
 
 
 def adam_step(
@@ -32,20 +34,25 @@ def adam_step(
     maximize: bool = False,
     epsilon_hat: bool = False,
     loss_scale: float = 1.0,
+    param_rest: Array | Sequence[Array | None] | None = None,
+    seed: int = 0,
 ) -> None:
     """Do one Adam step in place on one array or on several.
 
     Parameters
     ----------
     param : ndarray or sequence of ndarray
-        Parameters of any shape, float32, float64, complex64 or complex128.
+        Parameters of any shape, float32, float64, complex64, complex128, float16 or bfloat16.
         Changed in place.
     grad : ndarray or RowGrad, or a sequence of them
         Gradients, of the parameters' shapes and dtypes. None in a sequence skips its array. As
-        in `Adam.step`, arrays of scipy.sparse and of other libraries will do.
+        in `Adam.step`, arrays of scipy.sparse and of other libraries will do, and gradients of
+        another dtype for parameters that are stepped in float32.
     exp_avg, exp_avg_sq : ndarray or sequence of ndarray
-        First and second moments, of the parameters' shapes and dtypes; zeros
-        before the first step. Changed in place.
+        First and second moments, of the parameters' shapes and dtypes (float32 for float16 and
+        bfloat16 parameters); zeros before the first step. Changed in place. The moments of a
+        real parameter that is stepped in float32 may also be bfloat16; they are then rounded as
+        `Adam` does it with ``state_dtype="bfloat16"``.
     step : int or sequence of int
         The number of this step, 1 for the first; one for all arrays or one for each.
     lr : float, optional
@@ -69,6 +76,12 @@ def adam_step(
         second moment: the form of scikit-learn, Keras and others.
     loss_scale : float, optional
         Gradients are divided by it.
+    param_rest : ndarray or sequence of ndarray or None, optional
+        What parameters in half precision lack of a float32, changed in place. For bfloat16 it is
+        an int16 array of zeros before the first step, for float16 a float32 array with the
+        parameter's values. Other parameters have None.
+    seed : int, optional
+        Decides how bfloat16 moments are rounded; see `Adam`.
 
     Raises
     ------
@@ -91,14 +104,16 @@ def adam_step(
     amsgrad = max_exp_avg_sq is not None
     options = (lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay, epsilon_hat)
     native = _backend.native()
-    if native:
+    if native and param_rest is None:
         columns = (param, exp_avg, exp_avg_sq) + ((max_exp_avg_sq,) if amsgrad else ())
         if native.adam_step(columns, grad, step, options, loss_scale):
             return
     written: dict[str, Any] = {"param": param, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     if amsgrad:
         written["max_exp_avg_sq"] = max_exp_avg_sq
-    _step_checked(written, grad, step, options, loss_scale)
+    if param_rest is not None:
+        written[REST] = param_rest
+    _step_checked(written, grad, step, (*options, None, seed), loss_scale)
 
 
 def _step_checked(
@@ -118,20 +133,35 @@ def _step_checked(
         params = (written["param"],)
         written = {name: (value,) for name, value in written.items()}
     finished = _finished(step, len(params))
-    group = dict(zip(ADAM.options, (*options, None, 0), strict=True))
+    group = dict(zip(ADAM.options, options, strict=True))
     if callable(lr := options[0]):
         raise TypeError("lr must be a real number; for a schedule give lr=schedule(step - 1)")
     group["lr"] = _hyper.real("lr", lr)
     suffixes = [f"[{i}]" for i in range(len(params))] if several else [""]
+    rests = written.pop(REST, (None,) * len(params))
     labelled = []
     for name, column in written.items():
         for suffix, array, like in zip(suffixes, column, params, strict=True):
-            check_written(name + suffix, array, like)
+            if name == "param":
+                check_written(name + suffix, array)
+            else:
+                check_moment(name + suffix, array, like)
             labelled.append(Written(name + suffix, array, view_of(array)))
+    for suffix, array, like in zip(suffixes, rests, params, strict=True):
+        if check_rest(REST + suffix, array, like):
+            labelled.append(Written(REST + suffix, array, view_of(array)))
     check_separate([(label, view) for label, _, view in labelled])
     views = {array.label: array.view for array in labelled}
-    rows = [[views[name + suffix] for name in written] for suffix in suffixes]
-    slots = [slot(ADAM, row, 0, suffix) for row, suffix in zip(rows, suffixes, strict=True)]
+    slots = [
+        slot(
+            ADAM,
+            [views[name + suffix] for name in written],
+            0,
+            suffix,
+            rest=views.get(REST + suffix),
+        )
+        for suffix in suffixes
+    ]
     arrays = Arrays(
         rule=ADAM,
         spec=list(range(len(slots))) if several else 0,

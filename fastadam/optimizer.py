@@ -172,7 +172,7 @@ class Optimizer:
         -------
         ndarray or nesting of ndarray
             Copies, nested as the parameters (lists in place of tuples; for groups, a
-            list with an entry for each).
+            list with an entry for each). Those of float16 and bfloat16 parameters are float32.
 
         Raises
         ------

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import STORAGE, Number, Rule, Scalars, Vector, decayed, moved, power, root_of
+from fastadam._rules.rule import (
+    STORAGE,
+    Number,
+    Rule,
+    Scalars,
+    Vector,
+    decayed,
+    moved,
+    power,
+    root_of,
+)
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
@@ -35,7 +45,16 @@ def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vect
 
 NADAM = Rule(
     "nadam",
-    ("lr", "betas", "eps", "weight_decay", "momentum_decay", "decoupled_weight_decay", "maximize", *STORAGE),
+    (
+        "lr",
+        "betas",
+        "eps",
+        "weight_decay",
+        "momentum_decay",
+        "decoupled_weight_decay",
+        "maximize",
+        *STORAGE,
+    ),
     ("exp_avg", "exp_avg_sq"),
     scalars,
     step,
