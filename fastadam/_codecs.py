@@ -137,9 +137,9 @@ def positive_codes(numbers: Array, random: Array) -> Array:
 
 
 def units_of(blocks: Array, root: bool) -> Array:
-    """By how many powers of two the numbers of these blocks, or their roots, are above the smallest.
+    """How many powers of two numbers, or their roots, are above the smallest of their block.
 
-    The smallest is the smallest that has a code, in each block.
+    That is the smallest for which there is a code.
     """
     powers = blocks[:, 1:] >> 3
     return (powers + (blocks[:, :1] & 1)) >> 1 if root else powers

@@ -305,7 +305,7 @@ def _state_dtype(name: str, value: Any, traits: Traits) -> str | None:
 def _seed(name: str, value: Any, traits: Traits) -> int:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise TypeError(f"seed must be an integer, found {type(value).__name__}")
-    if not 0 <= value < 2**32:
+    if not 0 <= int(value) < 2**32:
         raise ValueError(f"Invalid seed: {value}; expected an integer from 0 to 2**32 - 1")
     return int(value)
 

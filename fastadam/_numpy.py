@@ -191,7 +191,7 @@ class Batch:
         self._decays = [0.0] * n_groups
         self._seen: list[_hyper.Group | None] = [None] * n_groups
         self._scalars: dict[tuple[int, np.dtype[Any]], Scalars] = {}
-        self._flat = [
+        self._flat: list[list[Any]] = [
             [
                 None if array is None else flat(array)
                 for array in (slot.param, slot.average, slot.rest, *slot.state)
@@ -213,16 +213,16 @@ class Batch:
         size = streams[0].size
         for start in range(0, size, BLOCK):
             cut = slice(start, start + BLOCK)
-            p, average, rest, *state = [
+            parts: list[Any] = [
                 None if stream is None else stream[place_of(stream, cut)] for stream in streams
             ]
-            codes = None
+            p, average, rest, *kept = parts
+            codes, state = None, tuple(kept)
             if has_codes(streams):
                 codes = Codes(self.arrays.rule, p, rest, state, index[cut])
                 p, state = codes.param, codes.state
-            scratch = [vector[: p.size] for vector in self._scratch[p.dtype]]
-            a, b, c = scratch
-            blocks.append(Block(cut, codes, p, tuple(state), average, (a, b, c)))
+            a, b, c = [vector[: p.size] for vector in self._scratch[p.dtype]]
+            blocks.append(Block(cut, codes, p, state, average, (a, b, c)))
         return blocks
 
     def step(
