@@ -19,10 +19,10 @@ class Adam(Optimizer):
     ----------
     params : ndarray, nesting of dicts, lists and tuples of ndarray, or list of param groups
         Arrays of any shape, float32, float64, complex64 or complex128 (of
-        which real and imaginary parts are separate parameters). They are
-        changed in place by `step`. Write other numbers into them, as in
-        ``params["w"][...] = numbers``: ``params["w"] = numbers`` puts another array into
-        the dict, which the next step refuses. (If an array is replaced elsewhere than in
+        which real and imaginary parts are separate parameters), float16 or
+        ``ml_dtypes.bfloat16``. They are changed in place by `step`. Write other numbers
+        into them, as in ``params["w"][...] = numbers``: ``params["w"] = numbers`` puts
+        another array into the dict, which the next step refuses. (If an array is replaced elsewhere than in
         the dicts and lists that are passed here, such as in an attribute of an object,
         steps go on with the old one.) A param group is a dict with a ``"params"``
         entry and any of the options below, which then hold for that group.
@@ -57,6 +57,12 @@ class Adam(Optimizer):
         counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters, in the same pass; see `averaged_params`.
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored: as the numbers that a step computes with, or in
+        2 or about 1 byte a number in place of 4; see Notes. It is for parameters that are
+        stepped in float32, and it cannot be changed once a group is made.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits; from 0 to 2**32 - 1.
 
     Attributes
     ----------
@@ -87,7 +93,26 @@ class Adam(Optimizer):
 
     The constructor allocates the state: two arrays (three for AMSGrad, and one more for
     `ema_decay`) of each parameter's size, and another for a parameter that is a strided or
-    unaligned view.
+    unaligned view. `state_bytes` says how much that is.
+
+    A float16 or bfloat16 parameter is stepped as a float32 one, of which the array always has the
+    nearest half-precision number (of two that are as near, for bfloat16 the one farther from
+    zero, and for float16 the even one). The state has what that lacks: for bfloat16 2 bytes a
+    number, ``param_remainder``, and for float16 the float32 itself, ``master_param``. What you
+    write into the parameter between steps counts: a float16 number takes the place of the
+    float32; a bfloat16 number becomes the float32's upper half, whose lower half stays, so that
+    the float32 rounds to what was written. Gradients may have the parameter's dtype, or be
+    float32, float16 or bfloat16, also for float32 parameters.
+
+    With ``state_dtype="bfloat16"`` a moment is rounded to one of the two nearest bfloat16
+    numbers at random, so that it is right in the mean: rounded to the nearest, a second moment
+    would cease to decay. "Random" is a function of `seed`, the number of the step and the
+    element's place in memory: the same run always gives the same bits. With ``"int8"``, blocks of
+    64 numbers share a scale; a second moment has five bits of exponent and three of mantissa, and
+    is zero only where the exact one is, and a first moment is stored in units near the root of
+    the second. Arrays with fewer than 4,096 numbers are then stored as they are. Give arrays
+    whose moments must be exact, such as embeddings, a param group with ``state_dtype=None``.
+    A `RowGrad` for an array with 8-bit state must have rows of a multiple of 64 numbers.
 
     A copy or a pickle of the optimizer has copies of the parameters, too. Copy or pickle it
     together with the model, as ``pickle.dumps((model, optimizer))`` does: made apart, the
@@ -182,6 +207,10 @@ class AdamW(Adam):
         counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `Adam`.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits; see `Adam`.
 
     Raises
     ------
@@ -274,6 +303,10 @@ class NAdam(Optimizer):
         counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `Adam`.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits; see `Adam`.
 
     Raises
     ------
@@ -369,6 +402,10 @@ class RAdam(Optimizer):
         counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `Adam`.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits; see `Adam`.
 
     Raises
     ------
@@ -461,6 +498,10 @@ class Adamax(Optimizer):
         counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `Adam`.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits; see `Adam`.
 
     Raises
     ------
@@ -554,6 +595,10 @@ class RMSprop(Optimizer):
         counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `Adam`.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits; see `Adam`.
 
     Raises
     ------
@@ -655,6 +700,10 @@ class SGD(Optimizer):
         counts in `skipped_steps`.
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `Adam`.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits; see `Adam`.
 
     Raises
     ------
