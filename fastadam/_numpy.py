@@ -19,14 +19,13 @@ import numpy as np
 
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
-from fastadam._checks import DTYPES
 from fastadam._codecs import BLOCK as CODE_BLOCK
 from fastadam._codecs import INT8, Codes, is_code
 from fastadam._guard import HELD, KEPT, REENTERED, at_once
 from fastadam._quiet import quietly
 from fastadam._rows import Rows
 from fastadam._rules import Block, Scalars, step_blocks
-from fastadam._slots import computed_in, numbers_of
+from fastadam._slots import flat, numbers_of, real_dtype
 from fastadam._types import Array
 
 
@@ -103,19 +102,6 @@ if hasattr(os, "register_at_fork"):
 # leave the cache; bench/numpy_block.py compares them.
 BLOCK = 65536
 NORM_BLOCK = 4096  # FA_BLOCK in csrc/fastadam.h: it decides the norm's last bits
-
-REAL = {dtype: np.zeros(0, dtype).real.dtype for dtype in DTYPES}
-
-
-def flat(array: Array) -> Array:
-    """A plain array's memory as a vector of real numbers; blocks of codes stay as they are."""
-    if array.dtype == INT8:
-        return array
-    if array.flags.c_contiguous:
-        vector = array.ravel()
-    else:
-        vector = np.lib.stride_tricks.as_strided(array, (array.size,), (array.itemsize,))
-    return vector.view(REAL[vector.dtype]) if vector.dtype.kind == "c" else vector
 
 
 def block_sums(grad: Array, scale: float, wide: Array) -> Iterator[float]:
@@ -198,7 +184,7 @@ class Batch:
             ]
             for slot in arrays.slots
         ]
-        dtypes = {REAL[computed_in(slot.param)] for slot in arrays.slots}
+        dtypes = {real_dtype(slot.param) for slot in arrays.slots}
         most = max((params.size for params, *_ in self._flat if params is not None), default=0)
         self._scratch = {dtype: np.empty((3, min(most, BLOCK)), dtype) for dtype in dtypes}
         self._blocks = [

@@ -98,6 +98,11 @@ def computed_in(param: Array) -> np.dtype[Any]:
     return np.dtype(np.float32) if is_half(param.dtype) else param.dtype
 
 
+def real_dtype(param: Array) -> np.dtype[Any]:
+    """The dtype of the real numbers with which a plain parameter is stepped."""
+    return np.empty(0, computed_in(param)).real.dtype
+
+
 def stored_as(param: Array, state_dtype: str | None) -> np.dtype[Any]:
     """The dtype of a plain parameter's moments."""
     if state_dtype == "bfloat16":
@@ -179,7 +184,7 @@ def state_like(
     if isinstance(values, np.ndarray) and dtype is None:
         dtype = values.dtype
     dtype = array.dtype if dtype is None else dtype
-    shape, strides = _form(array, dtype)
+    shape, strides = form(array, dtype)
     n_bytes = math.prod(shape) * dtype.itemsize
     unit, shift = _place(n_bytes, number)
     memory = np.empty(n_bytes + unit, np.uint8)
@@ -189,7 +194,7 @@ def state_like(
     return state
 
 
-def _form(array: Array, dtype: np.dtype[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def form(array: Array, dtype: np.dtype[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shape and strides of a plain array's state of that dtype."""
     if dtype == _codecs.INT8:
         shape = (_codecs.n_blocks(real_numbers(array)), _codecs.BLOCK + 1)
@@ -200,10 +205,64 @@ def _form(array: Array, dtype: np.dtype[Any]) -> tuple[tuple[int, ...], tuple[in
     return array.shape, np.empty_like(array, dtype, subok=False).strides
 
 
+def flat(array: Array) -> Array:
+    """A plain array's memory as a vector of real numbers; blocks of codes stay as they are."""
+    if array.dtype == _codecs.INT8:
+        return array
+    if array.flags.c_contiguous:
+        vector = array.ravel()
+    else:
+        vector = np.lib.stride_tricks.as_strided(array, (array.size,), (array.itemsize,))
+    return vector.view(vector.real.dtype) if vector.dtype.kind == "c" else vector
+
+
+def decoded_state(rule: Rule, stored: Sequence[Array | None], param: Array) -> list[Any]:
+    """Moments as arrays of the parameter's shape and of float32 or complex64."""
+    n = real_numbers(param)
+    if any(array is not None and array.dtype == _codecs.INT8 for array in stored):
+        codes: Any = _codecs.Codes(rule, np.empty(n, np.float32), None, stored, np.arange(n))
+        codes.decode()
+        stored = [
+            array if array is None or array.dtype != _codecs.INT8 else numbers.copy()
+            for array, numbers in zip(stored, codes.state, strict=True)
+        ]
+    numbers: list[Any] = []
+    for array in stored:
+        if array is not None and array.dtype == _codecs.BFLOAT16:
+            array = _codecs.bfloat16_numbers(np.ascontiguousarray(array))
+        if array is not None and array.dtype != computed_in(param):
+            array = array.reshape(-1).view(np.complex64)
+        numbers.append(None if array is None else array.reshape(param.shape))
+    return numbers
+
+
+def encoded_state(
+    rule: Rule,
+    numbers: Sequence[Array | None],
+    param: Array,
+    dtype: np.dtype[Any],
+    seed: int,
+    step: int,
+) -> list[Array | None]:
+    """Moments as codes of that dtype, rounded as those of a step of that number are."""
+    n = real_numbers(param)
+    stored = [
+        None if array is None else state_like(param, k, 0.0, dtype)
+        for k, array in enumerate(numbers)
+    ]
+    vectors = [None if array is None else flat(array) for array in stored]
+    codes: Any = _codecs.Codes(rule, np.empty(n, np.float32), None, vectors, np.arange(n))
+    for k, array in enumerate(numbers):
+        if array is not None:
+            codes.state[k][:] = flat(state_like(param, k, array))
+    codes.encode(seed, step)
+    return stored
+
+
 def lies_as_state(array: Array, like: Array, number: int) -> bool:
     """Whether an array lies in memory as a plain array's state of that number should."""
     if array.dtype != like.dtype:
-        shape, strides = _form(like, array.dtype)
+        shape, strides = form(like, array.dtype)
         return (
             array.flags.aligned
             and array.flags.writeable

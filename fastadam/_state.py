@@ -11,14 +11,35 @@ import numpy as np
 
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
-from fastadam._checks import check_array, kind
+from fastadam._checks import check_array, kind, name_of
+from fastadam._codecs import BFLOAT16, FLOAT16, INT8, is_bfloat16
 from fastadam._hyper import Group
 from fastadam._rules import Number, Rule
-from fastadam._slots import Slot, lies_as_state, state_like
+from fastadam._slots import (
+    Slot,
+    codes_of,
+    computed_in,
+    decoded_state,
+    encoded_state,
+    form,
+    lies_as_state,
+    numbers_of,
+    rest_of,
+    state_like,
+    stored_as,
+)
 from fastadam._types import Array
 
 COUNTS = ("finished_steps", "skipped_steps")
-AVERAGE = "averaged_param"  # the moving average's name in state dicts
+#: What an optimizer does not take over from the groups of a state dict as an option.
+NOT_TAKEN = ("params", "state_dtype", *COUNTS)
+AVERAGE = "averaged_param"  # the moving average's name in state dicts,
+RESTS = ("param_remainder", "master_param")  # and those of what bfloat16 and float16 ones lack
+
+
+def rest_name(param: Array) -> str:
+    """What state dicts call that which a plain parameter in half precision lacks of a float32."""
+    return RESTS[param.dtype == FLOAT16]
 
 
 def write_state(arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> dict[str, Any]:
@@ -28,6 +49,7 @@ def write_state(arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> dict
     for slot, step, numbers in zip(arrays.slots, counts.steps, counts.numbers, strict=True):
         named = dict(zip(rule.states, slot.state, strict=True))
         named[AVERAGE] = slot.average
+        named[rest_name(slot.param)] = slot.rest
         state[slot.key] = {
             "step": step,
             **{name: number for name, number in zip(rule.number_names, numbers, strict=True)},
@@ -105,7 +127,7 @@ def read_state(
     merged, changes = [], []
     for group, new, traits in zip(groups, saved_groups, arrays.traits, strict=True):
         _hyper.check_params(group, traits)
-        taken = {k: untensored(v) for k, v in new.items() if k not in ("params", *COUNTS)}
+        taken = {k: untensored(v) for k, v in new.items() if k not in NOT_TAKEN}
         whole = {**group, **taken, **fixed}
         # State that the options ask for and that was not made yet will be made here.
         checked = _hyper.checked(whole, traits._replace(lacking=()))
@@ -186,37 +208,97 @@ def _read_slot(
 ) -> Slot:
     """The slot with the state of an entry, or as before the first step if that is empty."""
 
-    def read(name: str, number: int) -> Array:
-        values = check_array(f"{label}[{name!r}]", entry[name], slot.param)
-        if adopt and lies_as_state(values, slot.param, number):
+    param = slot.param
+    dtype = stored_as(param, slot.state_dtype)
+
+    def placed(values: Array, number: int, dtype: np.dtype[Any]) -> Array:
+        if adopt and values.dtype == dtype and lies_as_state(values, param, number):
             return values
-        return state_like(slot.param, number, values)
+        return state_like(param, number, values, dtype)
 
     kept = rule.kept(group)
     needed = {name for name in rule.states if name in kept or entry.get(name) is not None}
     numbers = rule.number_names
     if entry:
-        expected = {*needed, *numbers, *(name for name in entry if name in ("step", AVERAGE))}
+        known = ("step", AVERAGE, *RESTS)
+        expected = {*needed, *numbers, *(name for name in entry if name in known)}
         found = {key for key, value in entry.items() if value is not None}
         if found != expected or ("step" not in found and rule.saves_step):
             raise KeyError(
                 f"{label} has the keys {sorted(map(str, found))}, "
                 f"expected {sorted({'step', *needed, *numbers})}"
             )
+    found_state = {
+        name: check_stored(f"{label}[{name!r}]", entry[name], param) for name in needed if entry
+    }
+    kinds = {name_of(values.dtype) for values in found_state.values()}
+    if "uint8" in kinds and len(kinds) > 1:
+        raise ValueError(f"{label} has moments of different dtypes: {', '.join(sorted(kinds))}")
+    if any(values.dtype != dtype for values in found_state.values()):
+        step = _read_count(rule, label, entry)
+        found_state = converted(rule, found_state, param, dtype, group["seed"], step)
     state: list[Array | None] = []
     for number, name in enumerate(rule.states):
         if name not in needed:
             state.append(None)
+        elif entry:
+            state.append(placed(found_state[name], number, dtype))
         else:
-            state.append(read(name, number) if entry else state_like(slot.param, number))
+            state.append(state_like(param, number, 0.0, dtype))
     average = None
     if slot.average is None and entry.get(AVERAGE) is not None:
         raise ValueError(f"{label} has an average of the parameter; set ema_decay to take it over")
     if slot.average is not None and entry.get(AVERAGE) is not None:
-        average = read(AVERAGE, len(state))
+        values = check_form(f"{label}[{AVERAGE!r}]", entry[AVERAGE], param, computed_in(param))
+        average = placed(values, len(state), values.dtype)
     elif slot.average is not None:
-        average = state_like(slot.param, len(state), slot.user)
-    return slot._replace(state=tuple(state), average=average)
+        average = state_like(param, len(state), numbers_of(slot.user), computed_in(param))
+    rest = slot.rest
+    if rest is not None:
+        saved = entry.get(rest_name(param))
+        if saved is not None:
+            saved = check_form(f"{label}[{rest_name(param)!r}]", saved, param, rest.dtype)
+        rest = rest_of(slot, saved)
+    return slot._replace(state=tuple(state), average=average, rest=rest)
+
+
+def check_form(label: str, value: Any, param: Array, dtype: np.dtype[Any]) -> Array:
+    """Check an array against its plain parameter's shape, and a dtype."""
+    return check_array(label, value, np.broadcast_to(np.empty((), dtype), param.shape))
+
+
+def check_stored(label: str, value: Any, param: Array) -> Array:
+    """Check a moment, which may be stored in any way; bfloat16 comes back as uint16."""
+    real = np.dtype(np.float32)
+    dtype = getattr(value, "dtype", None)
+    if computed_in(param).type not in (np.float32, np.complex64) or not isinstance(dtype, np.dtype):
+        return check_form(label, value, param, computed_in(param))
+    if is_bfloat16(dtype) or dtype in (BFLOAT16, INT8):
+        codes = codes_of(np.asarray(value))
+        shape, _ = form(param, codes.dtype)
+        if codes.shape != shape:
+            raise ValueError(
+                f"{label}: shape {codes.shape}, expected {shape} for {name_of(codes.dtype)} "
+                f"moments of a parameter of shape {param.shape}"
+            )
+        return codes
+    return check_form(label, value, param, computed_in(param) if param.dtype.kind == "c" else real)
+
+
+def converted(
+    rule: Rule,
+    state: dict[str, Array],
+    param: Array,
+    dtype: np.dtype[Any],
+    seed: int,
+    step: int,
+) -> dict[str, Array]:
+    """Moments stored in other ways, decoded and, for codes, rounded once."""
+    stored = [state.get(name) for name in rule.states]
+    numbers = decoded_state(rule, stored, param)
+    if dtype in (BFLOAT16, INT8):
+        numbers = encoded_state(rule, numbers, param, dtype, seed, step)
+    return {name: array for name, array in zip(rule.states, numbers, strict=True) if name in state}
 
 
 def _read_count(rule: Rule, label: str, entry: Mapping[str, Any]) -> int:

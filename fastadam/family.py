@@ -22,9 +22,9 @@ class Adam(Optimizer):
         which real and imaginary parts are separate parameters), float16 or
         ``ml_dtypes.bfloat16``. They are changed in place by `step`. Write other numbers
         into them, as in ``params["w"][...] = numbers``: ``params["w"] = numbers`` puts
-        another array into the dict, which the next step refuses. (If an array is replaced elsewhere than in
-        the dicts and lists that are passed here, such as in an attribute of an object,
-        steps go on with the old one.) A param group is a dict with a ``"params"``
+        another array into the dict, which the next step refuses. (If an array is replaced
+        elsewhere than in the dicts and lists that are passed here, such as in an attribute
+        of an object, steps go on with the old one.) A param group is a dict with a ``"params"``
         entry and any of the options below, which then hold for that group.
     lr : float or callable, optional
         Learning rate, or a function of the number of finished steps that gives it, such as

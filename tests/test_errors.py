@@ -36,7 +36,7 @@ def with_w(value):
 BAD_GRADIENTS = {
     "shape": (with_w(np.ones((3, 2), np.float32)), ValueError, r"grads\['W'\].*\(3, 2\).*\(2, 3\)"),
     "float64": (with_w(np.ones((2, 3))), TypeError, r"grads\['W'\].*float64.*float32"),
-    "float16": (with_w(np.ones((2, 3), np.float16)), TypeError, r"grads\['W'\].*float16.*float32"),
+    "uint16": (with_w(np.ones((2, 3), np.uint16)), TypeError, r"grads\['W'\].*uint16.*float32"),
     "integers": (with_w(np.ones((2, 3), int)), TypeError, r"grads\['W'\].*int64.*float32"),
     "objects": (with_w(np.ones((2, 3), object)), TypeError, r"grads\['W'\].*object.*float32"),
     "byte order": (with_w(np.ones((2, 3), ">f4")), TypeError, r"grads\['W'\].*>f4.*float32"),
@@ -310,7 +310,7 @@ def read_only():
 
 BAD_PARAMETERS = {
     "integers": (lambda: [np.ones(2), np.arange(3)], TypeError, r"params\[1\].*int64.*float32"),
-    "float16": (lambda: {"W": np.ones(2, np.float16)}, TypeError, r"params\['W'\].*float16"),
+    "uint16": (lambda: {"W": np.ones(2, np.uint16)}, TypeError, r"params\['W'\].*uint16"),
     "long double": (lambda: np.ones(2, np.longdouble), TypeError, "params.*float128|longdouble"),
     "objects": (lambda: np.ones(2, object), TypeError, "params.*object"),
     "byte order": (lambda: np.ones(2, ">f8"), TypeError, "params.*native byte order"),
