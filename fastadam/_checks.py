@@ -75,7 +75,8 @@ def check_rest(label: str, array: Any, param: Array) -> bool:
 
 def is_supported(dtype: np.dtype[Any]) -> bool:
     """Whether arrays of that dtype can be parameters."""
-    return dtype.isnative and (dtype in DTYPES or is_half(dtype))
+    is_half = dtype == _codecs.FLOAT16 or _codecs.is_bfloat16(dtype)
+    return dtype.isnative and (dtype in DTYPES or is_half)
 
 
 def is_half(dtype: np.dtype[Any]) -> bool:

@@ -18,14 +18,15 @@ h              the header: JSON in UTF-8, and spaces so that 64 divides 32 + h
 
 The JSON is ``{"header": {...}, "arrays": [...]}``. What an optimizer puts into ``header`` is
 described in `_checkpoint`. ``arrays`` has an object for each array, in the order of the file,
-with its ``name``, ``dtype`` (``<f4``, ``<f8``, ``<c8`` or ``<c16``), ``shape``, and ``offset`` in
-bytes from the end of the header. Numbers that are not finite are written as ``NaN``,
-``Infinity`` and ``-Infinity``.
+with its ``name``, ``dtype`` (``<f4``, ``<f8``, ``<c8``, ``<c16``, ``<f2``, ``<i2``, ``|u1`` or
+``bfloat16``), ``shape``, and ``offset`` in bytes from the end of the header. Numbers that are not
+finite are written as ``NaN``, ``Infinity`` and ``-Infinity``.
 
 In a safetensors file the metadata hold the same JSON under ``fastadam``, the version of the
 format under ``version``, and a checksum under ``crc32``: the CRC-32, in hexadecimal, of the JSON
 followed by the CRC-32 of each 4 MiB as above. A complex array is stored there as a real one with
-another axis of 2 at its end, since that format lacks complex128.
+another axis of 2 at its end, since that format lacks complex128. For bfloat16 the library needs
+the package ml_dtypes.
 
 A save that is killed leaves a file ``.fastadam-*.tmp`` (if the safetensors library was writing,
 ``.tmp*``) beside the one that it was to replace. Nothing ever reads it; it may be deleted.
@@ -59,7 +60,18 @@ VERSION = 1
 PREFIX = struct.Struct("<8sIIQII")
 BLOCK = 1 << 22
 ALIGNMENT = 64
-DTYPES = ("<f4", "<f8", "<c8", "<c16")
+BFLOAT16 = "bfloat16"  # here, as in _codecs.py, an array of uint16
+#: What files call dtypes, and what the safetensors library calls those that it has.
+DTYPES = {
+    "<f4": "F32",
+    "<f8": "F64",
+    "<c8": None,
+    "<c16": None,
+    "<f2": "F16",
+    "<i2": "I16",
+    "|u1": "U8",
+    BFLOAT16: "BF16",
+}
 # Checksums would be slower than the file if one thread computed them: a cached file is read at
 # 6 GB/s, and CRC-32 runs at 3.5 GB/s in each thread (SHA-256, in hardware, at 1.5, BLAKE2b at 0.6).
 THREADS = 4
@@ -100,7 +112,8 @@ def write(path: Path, header: dict[str, Any], arrays: Mapping[str, Array]) -> No
     header : dict
         Whatever JSON can hold.
     arrays : mapping of str to ndarray
-        float32, float64, complex64 or complex128. They must not change meanwhile.
+        float32, float64, complex64, complex128, float16, int16, uint8, or uint16 that stands
+        for bfloat16. They must not change meanwhile.
 
     Raises
     ------
@@ -200,7 +213,9 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
         if total + _table_size(total) != room:
             raise ValueError(f"damaged (its arrays need {total} bytes, which is not what it has)")
         try:
-            arrays = {name: np.empty(*spec) for name, spec in specs.items()}
+            arrays = {
+                name: np.empty(shape, stored(dtype)) for name, (shape, dtype) in specs.items()
+            }
         except ValueError as error:  # an array without elements that is too long in one axis
             raise ValueError(f"damaged ({error})") from None
         # What a file that shrinks meanwhile leaves unread, the checksums find.
@@ -257,8 +272,13 @@ def _parse(text: bytes) -> tuple[dict[str, Any], dict[str, Spec], int]:
         if offset != total:
             raise ValueError(f"damaged ({label}.offset is {offset}, expected {total})")
         specs[name] = Spec(tuple(shape), dtype)
-        total += _padded(math.prod(shape) * np.dtype(dtype).itemsize)
+        total += _padded(math.prod(shape) * stored(dtype).itemsize)
     return header, specs, total
+
+
+def stored(dtype: str) -> np.dtype[Any]:
+    """The dtype of an array that has the numbers which a file calls so."""
+    return np.dtype("<u2" if dtype == BFLOAT16 else dtype)
 
 
 def _check_version(found: int | str) -> None:
@@ -415,20 +435,33 @@ def _safetensors() -> Any:
     return importlib.import_module("safetensors")
 
 
+def _ml_dtypes(path: str) -> Any:
+    try:
+        return importlib.import_module("ml_dtypes")
+    except ImportError:
+        raise ImportError(
+            f"{path} holds bfloat16, for which the safetensors library needs ml_dtypes: "
+            "pip install ml_dtypes"
+        ) from None
+
+
 def _write_safetensors(path: str, text: bytes, arrays: Mapping[str, Array]) -> None:
     library = _safetensors()
     if "__metadata__" in arrays:
         raise ValueError(f"{path}: safetensors has no array of the name '__metadata__'")
-    stored = {name: _real(_little(array)) for name, array in arrays.items()}
+    content = {name: _real(_little(array)) for name, array in arrays.items()}
     metadata = {
         "fastadam": text.decode(),
         "version": str(VERSION),
-        "crc32": _metadata_sum(text, stored.values()),
+        "crc32": _metadata_sum(text, content.values()),
     }
+    for name, array in content.items():
+        if _spec(array).dtype == BFLOAT16:
+            content[name] = array.view(_ml_dtypes(path).bfloat16)
     with _replacing(path) as temporary:
         mode = os.stat(temporary).st_mode
         try:
-            library.numpy.save_file(stored, temporary, metadata)
+            library.numpy.save_file(content, temporary, metadata)
         except library.SafetensorError as error:
             raise OSError(errno.EIO, str(error), path) from error
         os.chmod(temporary, mode)  # the library makes a new file that is the user's alone
@@ -451,13 +484,15 @@ def _read_safetensors(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
             found = {name: _library_spec(file.get_slice(name)) for name in names}
             if found != {name: _real_spec(spec) for name, spec in specs.items()}:
                 raise ValueError("damaged (its arrays are not those that its metadata describe)")
-            stored = {name: file.get_tensor(name) for name in specs}
+            if any(spec.dtype == BFLOAT16 for spec in specs.values()):
+                _ml_dtypes(path)
+            content = {name: file.get_tensor(name) for name in specs}
     except library.SafetensorError as error:
         raise ValueError(_reason(path, error)) from None
-    if metadata["crc32"] != _metadata_sum(text, stored.values()):
+    if metadata["crc32"] != _metadata_sum(text, content.values()):
         raise ValueError(DAMAGED)
     return header, {
-        name: _native(stored[name].reshape(-1).view(dtype).reshape(shape))
+        name: _native(content[name].reshape(-1).view(stored(dtype)).reshape(shape))
         for name, (shape, dtype) in specs.items()
     }
 
@@ -468,13 +503,15 @@ def _metadata_sum(text: bytes, arrays: Iterable[Array]) -> str:
 
 
 def _spec(array: Array) -> Spec:
-    return Spec(array.shape, array.dtype.newbyteorder("<").str)
+    is_code = array.dtype == np.uint16
+    return Spec(array.shape, BFLOAT16 if is_code else array.dtype.newbyteorder("<").str)
 
 
 def _library_spec(stored: Any) -> Spec:
     """What the safetensors library says of an array that it has not read yet."""
     dtype: str = stored.get_dtype()
-    return Spec(tuple(stored.get_shape()), {"F32": "<f4", "F64": "<f8"}.get(dtype, dtype))
+    ours = {theirs: name for name, theirs in DTYPES.items() if theirs}
+    return Spec(tuple(stored.get_shape()), ours.get(dtype, dtype))
 
 
 def _real_spec(spec: Spec) -> Spec:
@@ -486,7 +523,7 @@ def _real_spec(spec: Spec) -> Spec:
 def _real(array: Array) -> Array:
     """The array as a safetensors file stores it; it shares its memory."""
     shape, dtype = _real_spec(_spec(array))
-    return array.reshape(-1).view(dtype).reshape(shape)
+    return array.reshape(-1).view(stored(dtype)).reshape(shape)
 
 
 def _reason(path: str, error: Exception) -> str:

@@ -14,7 +14,7 @@ from fastadam._checks import check_array, check_separate, check_written, is_step
 from fastadam._codecs import INT8
 from fastadam._hyper import Group
 from fastadam._rules import Rule
-from fastadam._slots import Slot, in_c_order, layout_of, slot, stored_as, with_state
+from fastadam._slots import Slot, codes_of, in_c_order, layout_of, slot, stored_as, with_state
 from fastadam._types import Array
 
 
@@ -164,7 +164,11 @@ def param_changes(arrays: Arrays, values: Sequence[Array]) -> list[Callable[[], 
     for i in range(len(arrays.slots)):
         arrays.check_param(i)
     return [
-        partial(view.__setitem__, ..., check_array("the saved params" + slot.suffix, value, view))
+        partial(
+            codes_of(view).__setitem__,
+            ...,
+            check_array("the saved params" + slot.suffix, value, codes_of(view)),
+        )
         for view, slot, value in pairs
     ]
 

@@ -18,7 +18,7 @@ from fastadam._guard import at_once
 from fastadam._hyper import Group, Schedule
 from fastadam._quiet import quietly
 from fastadam._rules import Rule
-from fastadam._slots import restored, slot
+from fastadam._slots import codes_of, restored, slot
 from fastadam._state import copied, read_state, write_state
 from fastadam._types import Array, GradTree
 
@@ -504,7 +504,7 @@ class Optimizer:
             saved = _checkpoint.pack(
                 type(self).__name__,
                 self._saved(),
-                _groups.found_params(arrays) if params else None,
+                list(map(codes_of, _groups.found_params(arrays))) if params else None,
                 generators,
             )
             _files.write(path, *saved)

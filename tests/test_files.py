@@ -364,7 +364,7 @@ def contents(draw):
     """The JSON of a file and its arrays' bytes; in half of them something does not fit."""
     entries, n_bytes = [], 0
     for name in draw(st.lists(st.sampled_from("abc"), unique=True)):
-        dtype = draw(st.sampled_from(_files.DTYPES))
+        dtype = draw(st.sampled_from(list(_files.DTYPES)))
         shape = draw(st.lists(st.integers(0, 9), max_size=3))
         entries.append({"name": name, "dtype": dtype, "shape": shape, "offset": n_bytes})
         n_bytes += math.prod(shape) * np.dtype(dtype).itemsize
