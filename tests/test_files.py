@@ -367,7 +367,7 @@ def contents(draw):
         dtype = draw(st.sampled_from(list(_files.DTYPES)))
         shape = draw(st.lists(st.integers(0, 9), max_size=3))
         entries.append({"name": name, "dtype": dtype, "shape": shape, "offset": n_bytes})
-        n_bytes += math.prod(shape) * np.dtype(dtype).itemsize
+        n_bytes += math.prod(shape) * _files.stored(dtype).itemsize
         n_bytes += -n_bytes % 64
     content = {"header": draw(st.dictionaries(st.text(), JSON)), "arrays": entries}
     if draw(st.booleans()):
@@ -400,7 +400,7 @@ def test_any_json_is_taken_or_refused(tmp_path, content_and_data):
     assert json.dumps(header) == json.dumps(content["header"])
     for entry, (name, array) in zip(content["arrays"], arrays.items(), strict=True):
         assert name == entry["name"]
-        assert (array.shape, array.dtype) == (tuple(entry["shape"]), np.dtype(entry["dtype"]))
+        assert (array.shape, array.dtype) == (tuple(entry["shape"]), _files.stored(entry["dtype"]))
         assert array.tobytes() == data[entry["offset"] :][: array.nbytes]
 
 

@@ -92,6 +92,11 @@ class Adam(WithEpsilonHat, torch.optim.Adam):
     epsilon_hat : bool, optional
         Take `eps` as the paper's epsilon-hat, added before the bias correction of the second
         moment, as Keras and scikit-learn do. (torch's own class has no such option.)
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `fastadam.Adam`. It is for parameters that are
+        stepped in float32, and it cannot be changed once there is state.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits.
 
     Raises
     ------
@@ -131,6 +136,8 @@ class Adam(WithEpsilonHat, torch.optim.Adam):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         epsilon_hat: bool = False,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -146,6 +153,8 @@ class Adam(WithEpsilonHat, torch.optim.Adam):
             fused=fused,
             decoupled_weight_decay=decoupled_weight_decay,
             epsilon_hat=epsilon_hat,
+            state_dtype=state_dtype,
+            seed=seed,
         )
 
 
@@ -176,6 +185,11 @@ class AdamW(WithEpsilonHat, torch.optim.AdamW):
     epsilon_hat : bool, optional
         Take `eps` as the paper's epsilon-hat, added before the bias correction of the second
         moment, as Keras and scikit-learn do. (torch's own class has no such option.)
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `fastadam.Adam`. It is for parameters that are
+        stepped in float32, and it cannot be changed once there is state.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits.
 
     Raises
     ------
@@ -216,6 +230,8 @@ class AdamW(WithEpsilonHat, torch.optim.AdamW):
         differentiable: bool = False,
         fused: bool | None = None,
         epsilon_hat: bool = False,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -230,6 +246,8 @@ class AdamW(WithEpsilonHat, torch.optim.AdamW):
             differentiable=differentiable,
             fused=fused,
             epsilon_hat=epsilon_hat,
+            state_dtype=state_dtype,
+            seed=seed,
         )
 
 
@@ -261,6 +279,11 @@ class NAdam(Optimizer, torch.optim.NAdam):
         Step along the gradient, not against it.
     capturable, differentiable : bool, optional
         Must be False.
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `fastadam.Adam`. It is for parameters that are
+        stepped in float32, and it cannot be changed once there is state.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits.
 
     Raises
     ------
@@ -303,6 +326,8 @@ class NAdam(Optimizer, torch.optim.NAdam):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -316,6 +341,8 @@ class NAdam(Optimizer, torch.optim.NAdam):
             maximize=maximize,
             capturable=capturable,
             differentiable=differentiable,
+            state_dtype=state_dtype,
+            seed=seed,
         )
 
 
@@ -345,6 +372,11 @@ class RAdam(Optimizer, torch.optim.RAdam):
         Step along the gradient, not against it.
     capturable, differentiable : bool, optional
         Must be False.
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `fastadam.Adam`. It is for parameters that are
+        stepped in float32, and it cannot be changed once there is state.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits.
 
     Raises
     ------
@@ -386,6 +418,8 @@ class RAdam(Optimizer, torch.optim.RAdam):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -398,6 +432,8 @@ class RAdam(Optimizer, torch.optim.RAdam):
             maximize=maximize,
             capturable=capturable,
             differentiable=differentiable,
+            state_dtype=state_dtype,
+            seed=seed,
         )
 
 
@@ -423,6 +459,11 @@ class Adamax(Optimizer, torch.optim.Adamax):
         Step along the gradient, not against it.
     capturable, differentiable : bool, optional
         Must be False.
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `fastadam.Adam`. It is for parameters that are
+        stepped in float32, and it cannot be changed once there is state.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits.
 
     Raises
     ------
@@ -463,6 +504,8 @@ class Adamax(Optimizer, torch.optim.Adamax):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -474,6 +517,8 @@ class Adamax(Optimizer, torch.optim.Adamax):
             maximize=maximize,
             differentiable=differentiable,
             capturable=capturable,
+            state_dtype=state_dtype,
+            seed=seed,
         )
 
 
@@ -503,6 +548,11 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         Taken as torch's classes take it; it changes nothing here.
     maximize : bool, optional
         Step along the gradient, not against it.
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `fastadam.Adam`. It is for parameters that are
+        stepped in float32, and it cannot be changed once there is state.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits.
 
     Raises
     ------
@@ -547,6 +597,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -560,6 +612,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
             foreach=foreach,
             maximize=maximize,
             differentiable=differentiable,
+            state_dtype=state_dtype,
+            seed=seed,
         )
 
 
@@ -587,6 +641,11 @@ class SGD(Optimizer, torch.optim.SGD):
         Taken as torch's classes take them; they change nothing here.
     differentiable : bool, optional
         Must be False.
+    state_dtype : {None, "bfloat16", "int8"}, optional
+        How the arrays of state are stored; see `fastadam.Adam`. It is for parameters that are
+        stepped in float32, and it cannot be changed once there is state.
+    seed : int, optional
+        Decides how numbers are rounded that are stored in fewer bits.
 
     Raises
     ------
@@ -631,6 +690,8 @@ class SGD(Optimizer, torch.optim.SGD):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -643,4 +704,6 @@ class SGD(Optimizer, torch.optim.SGD):
             foreach=foreach,
             differentiable=differentiable,
             fused=fused,
+            state_dtype=state_dtype,
+            seed=seed,
         )

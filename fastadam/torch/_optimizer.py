@@ -21,8 +21,9 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from fastadam import _backend, _hyper, _rows, _rules
 from fastadam._arrays import Arrays, Counts, Written
 from fastadam._checks import check_separate, check_written
-from fastadam._slots import is_plain, slot, state_like
-from fastadam._state import read_number, read_step, untensored
+from fastadam._codecs import INT8, REMAINDER
+from fastadam._slots import Slot, form, in_c_order, is_plain, rest_of, slot, state_like, stored_as
+from fastadam._state import read_number, read_step, rest_name, untensored
 from fastadam._types import Array
 
 try:
@@ -30,7 +31,14 @@ try:
 except ImportError:  # it was not compiled, or _native was not
     Tensors = None  # type: ignore[assignment, misc]
 
-DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+HALF = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, *HALF)
+#: Of state besides these: 8-bit moments, and what a bfloat16 parameter lacks.
+STORED = (*DTYPES, torch.uint8, torch.int16)
+STORAGE: dict[str, Any] = {
+    "state_dtype": None,
+    "seed": 0,
+}  # the defaults of options that torch lacks
 #: By which the compiled backend looks at tensors; without it they all become arrays.
 EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
 STORAGE_OWNERS = getattr(torch._C, "_storage_Use_Count", None)
@@ -76,7 +84,7 @@ class _Member(NamedTuple):
     param: torch.Tensor
     group: int
     grad: _Gradient | None
-    tensors: list[_Memory | None]  # the parameter and the rule's states
+    tensors: list[_Memory | None]  # the parameter, the rule's states, and what it lacks
     counts: list[_Memory]  # what else its state has
     step: int
     numbers: tuple[float, ...]  # the rule's
@@ -88,10 +96,14 @@ class Optimizer(torch.optim.Optimizer):
 
     _rule: ClassVar[_rules.Rule]
 
-    def __init__(self, params: Any, **options: Any) -> None:
+    def __init__(self, params: Any, *, state_dtype: Any, seed: Any, **options: Any) -> None:
         _refuse(options)
         self._kept = _Kept()
+        storage = {"state_dtype": state_dtype, "seed": seed}
+        _check_storage("", storage, ())
+        self._storage = storage  # for groups, which torch adds before the defaults are known
         super().__init__(params, **options)
+        self.defaults.update(storage)
         # torch's fused classes ask a GradScaler to leave its work to them.
         self._step_supports_amp_scaling = False
 
@@ -99,6 +111,9 @@ class Optimizer(torch.optim.Optimizer):
         self.__dict__.setdefault("_kept", _Kept())
         self.state = state["state"]
         super().__setstate__({key: value for key, value in state.items() if key != "state"})
+        for group in self.param_groups:
+            for key, value in STORAGE.items():
+                group.setdefault(key, self.defaults.get(key, value))
 
     def _get_state(self) -> Any:
         state = self._kept.state  # held before anybody asks whether somebody holds it
@@ -126,9 +141,13 @@ class Optimizer(torch.optim.Optimizer):
         """
         if isinstance(param_group, dict):  # or torch says so
             _refuse(param_group)
+            for key, value in self._storage.items():
+                param_group.setdefault(key, value)
         super().add_param_group(param_group)
         number = len(self.param_groups) - 1
         try:  # only now it is a list of tensors, whatever it was
+            group = self.param_groups[number]
+            _check_storage(f"param group {number}: ", group, group["params"])
             for place, param in enumerate(self.param_groups[number]["params"]):
                 if param.requires_grad:
                     _check_kind(_name(number, place), param)
@@ -208,7 +227,7 @@ class Optimizer(torch.optim.Optimizer):
                     members.append(self._member(name, param, number, groups[number], grad, entry))
         if all(member.grad is None for member in members):
             return
-        batch = self._batch(kept, members, len(groups))
+        batch = self._batch(kept, members, groups)
         replaced = [
             {key: value for key, value in kept.state.get(m.param, {}).items() if key in m.added}
             for m in members
@@ -242,6 +261,10 @@ class Optimizer(torch.optim.Optimizer):
         rule, added = self._rule, {}
         first = _memory(name, param)
         tensors: list[_Memory | None] = [first]
+        dtype = stored_as(first.array, options["state_dtype"])
+        like = first.array
+        if not is_plain(like) or (dtype == INT8 and not like.flags.c_contiguous):
+            like = np.empty_like(like, order="C" if dtype == INT8 else "K")
         for number, key in enumerate(rule.states):
             asked = rule.asked.get(key)
             if asked is not None and not options[asked]:
@@ -251,9 +274,19 @@ class Optimizer(torch.optim.Optimizer):
             if tensor is None:
                 if entry and asked is None:
                     raise KeyError(f"the state of {name} lacks {key!r}")
-                like = first.array if is_plain(first.array) else np.empty_like(first.array)
-                tensor = added[key] = torch.from_numpy(state_like(like, number))
-            tensors.append(_memory(f"{key!r} of {name}", tensor))
+                tensor = added[key] = _tensor(state_like(like, number, 0.0, dtype))
+            memory = _memory(f"{key!r} of {name}", tensor)
+            _check_stored(memory, like, dtype, options["state_dtype"])
+            tensors.append(memory)
+        tensors.append(None)
+        if param.dtype in HALF:
+            key = rest_name(like)
+            tensor = entry.get(key)
+            if tensor is None:
+                bare = slot(rule, [like], group)._replace(user=first.array)
+                tensor = added[key] = _tensor(rest_of(bare))
+            tensors[-1] = memory = _memory(f"{key!r} of {name}", tensor)
+            _check_stored(memory, like, REMAINDERS[param.dtype], None)
         # torch's SGD keeps no step count: it only knows whether there is a buffer.
         values: dict[str, Any] = {
             "step": int(any(entry.get(key) is not None for key in rule.states))
@@ -274,13 +307,20 @@ class Optimizer(torch.optim.Optimizer):
         found = tuple(values[name] for name in numbers)
         return _Member(param, group, grad, tensors, counts, values["step"], found, added)
 
-    def _batch(self, kept: _Kept, members: list[_Member], n_groups: int) -> Any:
+    def _slot(self, row: list[Any], member: _Member, state_dtype: str | None) -> Slot:
+        *row, rest = row
+        own = slot(self._rule, row, member.group, _param(member).name, rest=rest)
+        if any(array is not None and array.dtype == INT8 for array in row):
+            own = in_c_order(own)
+        return own._replace(state_dtype=state_dtype)
+
+    def _batch(self, kept: _Kept, members: list[_Member], groups: list[Any]) -> Any:
         params: list[Written] = []
         others: list[Written] = []
         for member in members:
             for memory in member.tensors:
                 if memory is not None:
-                    check_written(memory.name, memory.array, _param(member).array)
+                    check_written(memory.name, memory.array, memory.array)
                     entry = Written(memory.name, memory.array, memory.array)
                     (params if memory is member.tensors[0] else others).append(entry)
         written = params + others
@@ -294,11 +334,11 @@ class Optimizer(torch.optim.Optimizer):
             spec=list(range(len(members))),
             names=("", "the gradient of "),
             slots=[
-                slot(self._rule, row, member.group, _param(member).name)
+                self._slot(row, member, groups[member.group]["state_dtype"])
                 for row, member in zip(rows, members, strict=True)
             ],
             written=written,
-            n_groups=n_groups,
+            n_groups=len(groups),
             in_groups=False,
         )
         counts = Counts([m.step for m in members], [m.numbers for m in members])
@@ -423,23 +463,66 @@ def _check_strided(name: str, tensor: Any) -> None:
             f"{name}: `fastadam` requires strided Tensors that are not conjugated or negated "
             f"lazily, but it is {tensor.layout} (resolve_conj() and resolve_neg() copy)"
         )
-    _check_kind(name, tensor)
+    _check_kind(name, tensor, STORED)
 
 
-def _check_kind(name: str, tensor: Any) -> None:
-    if tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
+def _check_kind(name: str, tensor: Any, dtypes: Sequence[torch.dtype] = DTYPES) -> None:
+    if tensor.device.type != "cpu" or tensor.dtype not in dtypes:
         raise RuntimeError(
-            f"{name}: `fastadam` requires all the params to be float32, float64, complex64 or "
-            f"complex128 Tensors of supported devices: ['cpu'] but found {tensor.dtype} on "
-            f"{tensor.device}; convert or move it, or use torch.optim"
+            f"{name}: `fastadam` requires all the params to be float32, float64, complex64, "
+            f"complex128, float16 or bfloat16 Tensors of supported devices: ['cpu'] but found "
+            f"{tensor.dtype} on {tensor.device}; convert or move it, or use torch.optim"
         )
 
 
 def _array(name: str, tensor: Any) -> Array:
     """The memory of a tensor, kept by the array: the tensor may get another, but not resize it."""
-    _check_kind(name, tensor)
-    array: Array = tensor.detach().numpy()
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:  # as the core has that
+        tensor = tensor.view(torch.uint16)
+    array: Array = tensor.numpy()
     return array
+
+
+def _tensor(array: Any) -> torch.Tensor:
+    """The tensor in an array's memory."""
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+
+
+#: The dtypes of what parameters in half precision lack of a float32.
+REMAINDERS: dict[torch.dtype, np.dtype[Any]] = {
+    torch.bfloat16: REMAINDER,
+    torch.float16: np.dtype(np.float32),
+}
+
+
+def _check_stored(
+    memory: _Memory, like: Array, dtype: np.dtype[Any], state_dtype: str | None
+) -> None:
+    """Check that state is stored as the param group's option says."""
+    shape, _ = form(like, dtype)
+    expected = _tensor(np.empty(0, dtype)).dtype
+    if memory.tensor.dtype != expected or memory.array.shape != shape:
+        raise TypeError(
+            f"{memory.name} is {memory.tensor.dtype} of shape {tuple(memory.tensor.shape)}, "
+            f"expected {expected} of shape {shape}, as state_dtype is {state_dtype!r}"
+        )
+    if shape != like.shape and not memory.array.flags.c_contiguous:
+        raise ValueError(f"{memory.name} is not contiguous, as codes must be")
+
+
+def _check_storage(label: str, options: dict[str, Any], params: Sequence[torch.Tensor]) -> None:
+    """Check how a group's state is to be stored."""
+    traits = _hyper.Traits(tuple(STORAGE), float32=True)
+    for key in STORAGE:
+        _hyper.OPTIONS[key](key, options[key], traits)
+    for place, param in enumerate(params):
+        if options["state_dtype"] is not None and param.dtype in (torch.float64, torch.complex128):
+            raise ValueError(
+                f"{label}params[{place}] is {param.dtype}, and "
+                f"state_dtype={options['state_dtype']!r} is for tensors that are stepped in float32"
+            )
 
 
 def _read_grad(name: str, param: Any) -> _Gradient | None:
@@ -455,15 +538,22 @@ def _gradient(name: str, grad: torch.Tensor) -> _Gradient:
     """A gradient of any kind that there is, or an error."""
     grad = grad.detach()
     if grad.layout == torch.sparse_coo and grad.sparse_dim() == 1:
-        rows, values = grad._indices()[0].numpy().copy(), _array(name, grad._values())
+        _check_kind(name, grad)
+        rows, values = grad._indices()[0].numpy().copy(), _array(name, _real(grad._values()))
         return _Gradient(_rows.RowGrad(rows, values), values)
     if grad.layout != torch.strided:
         raise RuntimeError(
             f"{name}: `fastadam` does not support sparse gradients other than an embedding's, "
             "with one sparse dimension"
         )
-    array = _array(name, grad.resolve_conj().resolve_neg())
+    _check_kind(name, grad)
+    array = _array(name, _real(grad.resolve_conj().resolve_neg()))
     return _Gradient(array, array)
+
+
+def _real(grad: torch.Tensor) -> torch.Tensor:
+    """A gradient in half precision as float32, and others as they are."""
+    return grad.float() if grad.dtype in HALF else grad
 
 
 def _check_unmoved(members: list[_Member]) -> None:

@@ -19,7 +19,7 @@ from cpython.ref cimport Py_CLEAR, Py_INCREF
 cimport cython
 cimport numpy as cnp
 from fastadam._native cimport (
-    FA_NUMBERS, FA_PLAIN, FA_STATES, Batch, allocate, fa_array, has_items, touches,
+    FA_NUMBERS, FA_STATES, Batch, allocate, fa_array, has_items, touches,
 )
 
 from collections import defaultdict
@@ -81,7 +81,8 @@ cdef enum:
     DL_CPU = 1
     DL_FLOAT = 2
     DL_COMPLEX = 5
-    SHAPED = 1 + FA_STATES  # a parameter and its state
+    REST = 1 + FA_STATES  # what stands behind a parameter and its states,
+    SHAPED = 2 + FA_STATES  # and how many all of these are
     COUNTS = 1 + FA_NUMBERS  # the step count and the rule's running numbers
 
 cdef list UNKNOWN = [None]  # the items of no dict, for `has_items`
@@ -99,10 +100,12 @@ cdef PyGetSetDef *grad_of = (<PyGetSetDescrObject *>grad_attribute).d_getset
 # A parameter's tensors as they were when the batch was made.
 cdef struct Noted:
     DLTensor param_form
-    DLTensor state_form  # another one if the parameter is strided
+    DLTensor state_form  # another one if the parameter is strided, or state is stored otherwise
+    DLTensor rest_form
     PyObject *tensors[SHAPED + COUNTS]  # NULL where there is none
     void *data[SHAPED + COUNTS]
     size_t real  # the size of a real number
+    int codec  # of the parameter, and of gradients like it
     bint is_odd  # whether its gradients must always be mended
     bint is_lazy  # whether this step's gradient must be
     bint is_taken  # whether the address of this step's gradient is
@@ -122,8 +125,8 @@ cdef class Tensors:
     params : list of tensors
         Those of all groups.
     rows : list
-        For each, None if it is not in the batch, or two lists: its memory and that of the
-        rule's states, with None where there is none; and its counts. A memory has a `tensor`
+        For each, None if it is not in the batch, or two lists: its memory, that of the rule's
+        states, and that of what it lacks, with None where there is none; and its counts. A memory has a `tensor`
         and an `array` that owns what C writes to, whatever becomes of the tensor.
     state : dict
         The optimizer's.
@@ -186,7 +189,7 @@ cdef class Tensors:
         self.noted = <Noted *>allocate(batch.n, sizeof(Noted))
         self.n = batch.n
         self.lengths = lengths = <int64_t *>allocate(
-            4 * sum([array.ndim for array in batch.arrays.params]), sizeof(int64_t)
+            6 * sum([array.ndim + 1 for array in batch.arrays.params]), sizeof(int64_t)
         )
         for i, row in enumerate(rows):
             self.places[i] = -1
@@ -221,10 +224,15 @@ cdef class Tensors:
         for k, memory in enumerate(tensors):
             if memory is None:
                 continue
+            if k == len(tensors) - 1:
+                k = REST
             self.look(noted, k, memory.tensor, memory.array, &found)
             if k == 0:
                 noted.param_form = noted.state_form = copied(&found, room)
                 noted.real = found.bits // (16 if found.code == DL_COMPLEX else 8)
+                noted.codec = self.batch.c_arrays[i].format.param
+            elif k == REST:
+                noted.rest_form = copied(&found, room)
             elif not is_alike(&found, &noted.state_form):
                 if k > 1:
                     raise NotImplementedError("state of different layouts")
@@ -417,7 +425,7 @@ cdef class Tensors:
         ):
             return False
         noted.is_taken = True
-        self.batch.claim(i, found.data, FA_PLAIN)
+        self.batch.claim(i, found.data, noted.codec)
         return True
 
     cdef int take_mended(self, list mended) except -1:
@@ -513,7 +521,11 @@ cdef class Tensors:
         if noted.tensors[k] == NULL:
             return True
         if k > 0:
-            form = &noted.state_form if k < SHAPED else &COUNT_FORM
+            form = (
+                &noted.state_form if k < REST
+                else &noted.rest_form if k == REST
+                else &COUNT_FORM
+            )
         if self.api.look_at(noted.tensors[k], &found) != 0:
             PyErr_Clear()
             return False
