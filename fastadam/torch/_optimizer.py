@@ -292,14 +292,17 @@ class Optimizer(torch.optim.Optimizer):
             "step": int(any(entry.get(key) is not None for key in rule.states))
         }
         counts, numbers = [], {number.name: number for number in rule.numbers}
-        for key in _counts(rule):
+        names = rule.number_names
+        if rule.saves_step or options["state_dtype"] is not None:  # rounding depends on the count
+            names = ("step", *names)
+        for key in names:
             label = f"{key!r} of {name}"
-            if entry and key not in entry:
+            if entry and key not in entry and (key != "step" or rule.saves_step):
                 raise KeyError(f"the state of {name} lacks {key!r}")
             if key in numbers:
                 values[key] = read_number(label, entry.get(key, numbers[key].first), numbers[key])
             else:
-                values[key] = read_step(label, entry.get(key, 0))
+                values[key] = read_step(label, entry.get(key, values[key]))
             tensor = entry.get(key)
             if not _is_count(tensor):
                 tensor = added[key] = torch.tensor(values[key], dtype=torch.float64, device="cpu")
@@ -382,8 +385,10 @@ def _step_arrays(
 ) -> None:
     """A step in which all tensors become arrays."""
     grads = [None if member.grad is None else member.grad.grad for member in members]
-    steps: list[Any] = [m.counts[0].array for m in members if rule.saves_step]
-    numbers: list[Any] = [m.array for member in members for m in member.counts[rule.saves_step :]]
+    n_numbers = len(rule.numbers)
+    counts = [[memory.array for memory in member.counts] for member in members]
+    steps: list[Any] = [own[0] if len(own) > n_numbers else np.empty(()) for own in counts]
+    numbers: list[Any] = [array for own in counts for array in own[len(own) - n_numbers :]]
     stepped = [member.param for member in members if member.grad is not None]
     # What is left to do after a step is done in one call of C, when these are read: no signal
     # handler can come between parameters that moved and counts that did not.
@@ -420,11 +425,6 @@ def _take_back(state: Any, member: _Member, replaced: dict[str, Any]) -> None:
 
 def _param(member: _Member) -> _Memory:
     return cast(_Memory, member.tensors[0])
-
-
-def _counts(rule: _rules.Rule) -> tuple[str, ...]:
-    """What a state has besides arrays."""
-    return (("step",) if rule.saves_step else ()) + rule.number_names
 
 
 def _name(group: int, place: int) -> str:
