@@ -597,6 +597,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        *,
         state_dtype: str | None = None,
         seed: int = 0,
     ) -> None:

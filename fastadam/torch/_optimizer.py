@@ -503,11 +503,13 @@ def _check_stored(
     """Check that state is stored as the param group's option says."""
     shape, _ = form(like, dtype)
     expected = _tensor(np.empty(0, dtype)).dtype
-    if memory.tensor.dtype != expected or memory.array.shape != shape:
+    if memory.tensor.dtype != expected:
         raise TypeError(
-            f"{memory.name} is {memory.tensor.dtype} of shape {tuple(memory.tensor.shape)}, "
-            f"expected {expected} of shape {shape}, as state_dtype is {state_dtype!r}"
+            f"{memory.name} is {memory.tensor.dtype}, expected {expected} for a parameter of that "
+            f"dtype and state_dtype={state_dtype!r}"
         )
+    if memory.array.shape != shape:
+        raise ValueError(f"{memory.name} has the shape {memory.array.shape}, expected {shape}")
     if shape != like.shape and not memory.array.flags.c_contiguous:
         raise ValueError(f"{memory.name} is not contiguous, as codes must be")
 
