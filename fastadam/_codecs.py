@@ -167,7 +167,7 @@ def signed_codes(numbers: Array, units: Array | int, random: Array) -> Array:
     codes = (
         _bits(scaled + np.float32(1)) - np.uint32(ONE) + (random.reshape(-1, BLOCK) >> 13)
     ) >> 19
-    codes = np.where(finite, codes, 127) | bits >> 24 & 0x80
+    codes = np.where(finite, codes | bits >> 24 & 0x80, 127)
     return np.hstack([scale, codes]).astype(np.uint8)
 
 
