@@ -137,3 +137,254 @@ def test_every_8_bit_moment_is_decoded(kind):
     assert bits(p) == bits(expected)
     assert np.isfinite(p).mean() > 0.9
     assert (p != 0).mean() > 0.9
+
+
+def with_moment(g, state_dtype, momentum=1.0, seed=0):
+    """An optimizer whose moment is this gradient."""
+    opt = fastadam.SGD(
+        np.zeros_like(g), lr=0.0, momentum=momentum, state_dtype=state_dtype, seed=seed
+    )
+    opt.step(g)
+    return opt
+
+
+def moment_of(opt, n=N):
+    return formats.decoded("SGD", formats.codes_of(opt), n)["momentum_buffer"]
+
+
+def test_a_number_that_bfloat16_has_keeps_its_code():
+    g = formats.bfloat16_numbers(EVERY_16_BITS)
+    g[np.abs(g) < np.finfo(np.float32).smallest_normal] = 0
+    opt = with_moment(g, "bfloat16")
+    for _ in range(20):
+        opt.step(np.zeros_like(g))
+        assert bits(moment_of(opt, g.size)) == bits(g)
+
+
+def test_a_number_that_8_bits_have_keeps_its_code():
+    """As long as the block keeps its scale; its largest number may grow beyond that when it is
+    rounded up."""
+    opt = with_moment(np.random.default_rng(2).standard_normal(N).astype(np.float32), "int8")
+    before, scales = moment_of(opt), formats.codes_of(opt)["momentum_buffer"][:, 0]
+    for _ in range(20):
+        opt.step(np.zeros(N, np.float32))
+    same = (scales == formats.codes_of(opt)["momentum_buffer"][:, 0]).repeat(64)[:N]
+    assert same.mean() > 0.9
+    assert (before == moment_of(opt))[same].all()
+
+
+def test_how_far_8_bits_are_off():
+    """By less than an eighth for numbers that are not negative, and for others by less than a
+    sixteenth and a share of the block's largest."""
+    rng = np.random.default_rng(3)
+    g = (rng.standard_normal(N) * 10.0 ** rng.uniform(-3, 3, N)).astype(np.float32)
+    opt = fastadam.RMSprop(np.zeros(N, np.float32), alpha=0.0, state_dtype="int8")
+    opt.step(g)  # the moment is the gradient's square
+    positive = formats.decoded("RMSprop", formats.codes_of(opt), N)["square_avg"]
+    largest = formats.in_blocks(np.abs(g)).max(1).repeat(64)[:N]
+    has_code = g * g >= largest * largest * 2.0**-30
+    assert 0.5 < has_code.mean() < 1
+    assert 0.1 < (np.abs(positive - g * g) / (g * g))[has_code].max() < 1 / 8
+    assert (positive > 0).all()
+    signed = moment_of(with_moment(g, "int8"))
+    assert (np.abs(signed - g) < np.abs(g) / 16 + largest / 896).all()
+    assert (signed * g >= 0).all()
+
+
+def test_a_first_moment_in_8_bits_is_off_by_little_beside_the_root_of_the_second():
+    """However different the numbers of a block are: so no update is wrong by much."""
+    rng = np.random.default_rng(4)
+    scales = np.float32(10) ** rng.uniform(-2, 2, N).astype(np.float32)
+    p, expected = np.zeros((2, N), np.float32)
+    opt = fastadam.Adam(p, lr=1.0, state_dtype="int8")
+    twin = fastadam.Adam(expected, lr=1.0)
+    for _ in range(30):
+        g = scales * rng.standard_normal(N).astype(np.float32)
+        opt.step(g)
+        twin.step(g)
+    found = formats.decoded("Adam", formats.codes_of(opt), N)
+    off = np.abs(found["exp_avg"] - state_of(twin)["exp_avg"])
+    beside = np.sqrt(state_of(twin)["exp_avg_sq"])
+    assert 0.001 < (off / beside).mean() < 0.1
+    assert (off / beside).max() < 1
+
+
+# Rounding
+
+
+def draws(g, state_dtype, by, n=256):
+    """What a moment is rounded to with many seeds, or in many steps."""
+    numbers = np.empty((n, g.size), np.float32)
+    if by == "seed":
+        for seed in range(n):
+            numbers[seed] = moment_of(with_moment(g, state_dtype, seed=seed), g.size)
+        return numbers
+    opt = with_moment(g, state_dtype, momentum=1e-30)  # of which nothing is left
+    for step in range(n):
+        opt.step(g)
+        numbers[step] = moment_of(opt, g.size)
+    return numbers
+
+
+@pytest.mark.parametrize("by", ["seed", "step"])
+@pytest.mark.parametrize("state_dtype", STATE_DTYPES)
+def test_rounding_has_the_right_mean(state_dtype, by):
+    """For each element over all draws, and in each draw over all elements."""
+    rng = np.random.default_rng(5)
+    g = np.tile(rng.uniform(0.5, 2, 64) * rng.choice([-1, 1], 64), 66).astype(np.float32)
+    g[::64] = 1.5  # each block has the same scale
+    spacing = np.exp2(np.floor(np.log2(np.abs(g)))) / 128
+    if state_dtype == "int8":  # no larger than this
+        spacing = (np.abs(g) + 2 / 56) / 16
+    off = (draws(g, state_dtype, by) - g) / spacing
+    assert np.abs(off).max() <= 1
+    assert np.abs(off).mean() > 0.1
+    assert np.abs(off.mean(axis=0)).max() < 0.2  # 6 standard deviations of a mean of 256
+    assert np.abs(off.mean(axis=1)).max() < 0.05
+    assert abs(off.mean()) < 0.002
+
+
+@pytest.mark.parametrize("state_dtype", STATE_DTYPES)
+def test_a_positive_moment_has_the_right_mean(state_dtype):
+    rng = np.random.default_rng(6)
+    g = rng.uniform(0.5, 2, N).astype(np.float32)
+    total = np.zeros(N)
+    for seed in range(256):
+        opt = fastadam.RMSprop(np.zeros(N, np.float32), alpha=0.0, state_dtype=state_dtype, seed=seed)
+        opt.step(g)
+        total += formats.decoded("RMSprop", formats.codes_of(opt), N)["square_avg"]
+    spacing = np.exp2(np.floor(np.log2(g * g))) / (8 if state_dtype == "int8" else 128)
+    off = (total / 256 - g * g) / spacing
+    assert np.abs(off).max() < 0.2
+    assert abs(off.mean()) < 0.002
+
+
+@pytest.mark.parametrize("state_dtype", STATE_DTYPES)
+def test_rounding_depends_on_seed_step_and_place_alone(state_dtype):
+    g = np.random.default_rng(7).standard_normal(2 * 4096 + 5).astype(np.float32)
+    n = 4096 + 64
+    whole = formats.codes_of(with_moment(g, state_dtype))["momentum_buffer"]
+    again = formats.codes_of(with_moment(g, state_dtype))["momentum_buffer"]
+    assert whole.tobytes() == again.tobytes()
+    part = formats.codes_of(with_moment(g[:n].copy(), state_dtype))["momentum_buffer"]
+    assert whole[: len(part)].tobytes() == part.tobytes()
+    shifted = formats.codes_of(with_moment(g[64:].copy(), state_dtype))["momentum_buffer"]
+    moved = whole[1:] if state_dtype == "int8" else whole[64:]
+    assert 0.2 < (shifted != moved).mean() < 0.8
+    other = formats.codes_of(with_moment(g, state_dtype, seed=1))["momentum_buffer"]
+    assert 0.2 < (other != whole).mean() < 0.8
+    opt = with_moment(g, state_dtype, momentum=1e-30)
+    first = formats.codes_of(opt)["momentum_buffer"]
+    opt.step(g)
+    assert 0.2 < (formats.codes_of(opt)["momentum_buffer"] != first).mean() < 0.8
+
+
+@pytest.mark.parametrize("state_dtype", STATE_DTYPES)
+def test_the_states_of_an_array_are_rounded_apart(state_dtype):
+    """Or a moment that was rounded up would often be divided by one that was, too."""
+    g = np.full(N, 1.03, np.float32)
+    p = np.zeros(N, np.float32)
+    opt = fastadam.Adam(p, lr=1.0, betas=(0.0, 0.0), state_dtype=state_dtype)
+    ups = []
+    for _ in range(600):
+        opt.step(g)
+        found = formats.decoded("Adam", formats.codes_of(opt), N)
+        ups.append([found["exp_avg"] > g, found["exp_avg_sq"] > g * g])
+    m, v = np.array(ups, float).transpose(1, 0, 2)
+    both = np.corrcoef(m.ravel(), v.ravel())[0, 1]
+    assert abs(both) < 0.1
+
+
+@pytest.mark.parametrize("state_dtype", [None, *STATE_DTYPES])
+@pytest.mark.parametrize(("member", "chosen"), MEMBERS)
+def test_an_element_with_nothing_but_zeros_stays(member, chosen, state_dtype):
+    rng = np.random.default_rng(8)
+    p = rng.standard_normal(N).astype(np.float32)
+    before, still = p.copy(), rng.random(N) < 0.5
+    chosen = {**chosen, "weight_decay": 0.0}
+    opt = getattr(fastadam, member)(p, lr=0.1, state_dtype=state_dtype, **chosen)
+    for _ in range(30):
+        g = rng.standard_normal(N).astype(np.float32)
+        g[still] = 0
+        opt.step(g)
+    assert p[still].tobytes() == before[still].tobytes()
+    assert (p[~still] != before[~still]).all()
+
+
+@pytest.mark.parametrize("state_dtype", STATE_DTYPES)
+def test_a_second_moment_is_never_lost(state_dtype):
+    """Not beside others 1e15 times as large, nor after thousands of steps that halve it."""
+    g = np.ones(N, np.float32)
+    g[::64] = 1e15
+    p = np.zeros(N, np.float32)
+    opt = fastadam.RMSprop(p, lr=1.0, alpha=0.5, state_dtype=state_dtype)
+    opt.step(g)
+    for _ in range(100):
+        opt.step(np.zeros(N, np.float32))
+        assert (formats.decoded("RMSprop", formats.codes_of(opt), N)["square_avg"] > 0).all()
+
+
+# The same bytes everywhere
+
+
+def bytes_of(opt):
+    """Of the parameters, and of all that an optimizer keeps of them."""
+    found = []
+    for i, slot in enumerate(opt._batch.arrays.slots):
+        arrays = [slot.user, slot.average, slot.rest, *formats.codes_of(opt, i).values()]
+        found += [formats.code_bits(array) for array in arrays if array is not None]
+    return found
+
+
+def trained(member, chosen, state_dtype, lengths, dtype=np.float32, steps=3, **more):
+    rng = np.random.default_rng(9)
+    with np.errstate(over="ignore"):
+        params = [wide(rng, n).astype(dtype) for n in lengths]
+    opt = getattr(fastadam, member)(
+        params, lr=0.1, state_dtype=state_dtype, seed=2**32 - 1, ema_decay=0.5, **chosen, **more
+    )
+    for step in range(steps):
+        grads = [wide(rng, n) for n in lengths]
+        if step == 1:
+            grads[-1] = None
+        opt.step(grads, loss_scale=3.0)
+    return bytes_of(opt)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, "bfloat16"])
+@pytest.mark.parametrize("state_dtype", [None, *STATE_DTYPES])
+@pytest.mark.parametrize(("member", "chosen"), MEMBERS)
+def test_the_bits_are_those_of_numpy(member, chosen, state_dtype, dtype):
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    lengths = [4096, 4097, 4096 + 63, 1, 63, 64, 65, 4999, 0, 200]
+    got = trained(member, chosen, state_dtype, lengths, dtype)
+    with _backend.using("numpy"):
+        assert got == trained(member, chosen, state_dtype, lengths, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, "bfloat16"])
+@pytest.mark.parametrize("state_dtype", [None, *STATE_DTYPES])
+@pytest.mark.parametrize("member", ["Adam", "RMSprop"])
+def test_threads_change_no_bit(member, state_dtype, dtype):
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    before, results = fastadam.get_num_threads(), []
+    chosen = {"momentum": 0.9} if member == "RMSprop" else {}
+    try:
+        for threads in (1, 2, 3):
+            fastadam.set_num_threads(threads)
+            results.append(
+                trained(member, chosen, state_dtype, [2**17 + 77, 70_001], dtype, 2, max_grad_norm=9)
+            )
+    finally:
+        fastadam.set_num_threads(before)
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("state_dtype", STATE_DTYPES)
+def test_arrays_beyond_the_caches(state_dtype):
+    """From 2**21 elements on codes are prefetched."""
+    got = trained("Adam", {}, state_dtype, [2**21 + 77, 3], steps=2)
+    with _backend.using("numpy"):
+        assert got == trained("Adam", {}, state_dtype, [2**21 + 77, 3], steps=2)
