@@ -21,7 +21,7 @@ from fastadam._codecs import BLOCK as CODE_BLOCK
 from fastadam._codecs import INT8
 from fastadam._rows import Rows, SumRows
 from fastadam._rules import Rule
-from fastadam._slots import Slot, Watched, layout_of, lies_along, owner_of, watched
+from fastadam._slots import Slot, Watched, layout_of, owner_of, same_order, watched
 from fastadam._types import Array
 
 
@@ -297,7 +297,7 @@ class Arrays:
 
     def _plain(self, i: int, grad: Array) -> Array:
         like = self.slots[i].param
-        if grad.flags.aligned and lies_along(grad, like) and not self.spans.touch(grad):
+        if grad.flags.aligned and same_order(grad, like) and not self.spans.touch(grad):
             return grad
         if i not in self._staged or self._staged[i].dtype != grad.dtype:
             self._staged[i] = np.empty_like(like, grad.dtype)

@@ -513,6 +513,7 @@ cdef class Batch:
         cdef const fa_array *array = &self.c_arrays[i]
         cdef const Layout *layout = &self.watched[i].layout
         cdef int number = cnp.PyArray_TYPE(grad)
+        cdef int size = sizeof(float) if array.format.param == FA_PLAIN else sizeof(short)
         if is_walked_as(grad, layout):
             return array.format.param
         if (
@@ -520,9 +521,12 @@ cdef class Batch:
             or layout.type_number == cnp.NPY_COMPLEX64
             or not cnp.PyArray_ISNOTSWAPPED(grad)
             or not cnp.PyArray_FLAGS(grad) & cnp.NPY_ARRAY_ALIGNED
-            or not cnp.PyArray_FLAGS(grad) & layout.orders
             or cnp.PyArray_NDIM(grad) != layout.ndim
             or not equal(cnp.PyArray_DIMS(grad), layout.shape, layout.ndim)
+            or not (
+                cnp.PyArray_FLAGS(grad) & layout.orders
+                or has_steps(grad, layout, cnp.PyArray_ITEMSIZE(grad), size)
+            )
         ):
             return -1
         if number == cnp.NPY_FLOAT32:

@@ -40,11 +40,19 @@ cdef inline bint is_walked_as(cnp.ndarray array, const Layout *layout) noexcept:
     )
 
 
-cdef bint has_steps(cnp.ndarray array, const Layout *layout) noexcept:
-    """Whether the strides are the same: along an axis of length 1 they do not matter."""
+cdef bint has_steps(
+    cnp.ndarray array, const Layout *layout, int size=1, int expected_size=1
+) noexcept:
+    """Whether the strides are the same, in elements of these sizes.
+
+    Along an axis of length 1 they do not matter.
+    """
     cdef int i
     for i in range(layout.ndim):
-        if cnp.PyArray_STRIDES(array)[i] != layout.strides[i] and layout.shape[i] != 1:
+        if (
+            cnp.PyArray_STRIDES(array)[i] * expected_size != layout.strides[i] * size
+            and layout.shape[i] != 1
+        ):
             return False
     return True
 

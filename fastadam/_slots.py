@@ -62,7 +62,7 @@ def slot(
     for view in (*views, rest):
         if view is None:
             plain.append(None)
-        elif is_plain(view) and lies_along(view, like):
+        elif is_plain(view) and same_order(view, like):
             plain.append(view)
         else:
             plain.append(np.empty_like(like, view.dtype))
@@ -303,23 +303,17 @@ def is_plain(array: Array) -> bool:
     return True
 
 
-def lies_along(array: Array, like: Array) -> bool:
-    """Whether a plain array's elements are in the order of another's, perhaps of another dtype."""
-    if array.itemsize == like.itemsize:
-        return same_order(array, like)
-    return (array.flags.c_contiguous and like.flags.c_contiguous) or (
-        array.flags.f_contiguous and like.flags.f_contiguous
-    )
-
-
 def same_order(a: Array, b: Array) -> bool:
-    """Whether two arrays of one shape have their elements at equal distances in memory."""
+    """Whether two arrays of one shape have their elements in the same order in memory.
+
+    If both are dense, one of them can be walked along the other, even if it has another dtype.
+    """
     if (a.flags.c_contiguous and b.flags.c_contiguous) or (
         a.flags.f_contiguous and b.flags.f_contiguous
     ):
         return True
     return all(
-        step_a == step_b or length == 1
+        step_a * b.itemsize == step_b * a.itemsize or length == 1
         for step_a, step_b, length in zip(a.strides, b.strides, a.shape, strict=True)
     )
 
