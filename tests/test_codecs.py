@@ -567,7 +567,7 @@ def test_rows_of_small_arrays_need_no_blocks():
 def test_values_that_the_options_do_not_have(member):
     make, p = getattr(fastadam, member), np.ones(3, np.float32)
     for value in ("float16", "int4", "", 8, True, np.float32, ["int8"], "BFLOAT16"):
-        with pytest.raises(ValueError, match="state_dtype.*expected None, 'bfloat16' or 'int8'"):
+        with pytest.raises(ValueError, match=r"state_dtype.*expected None, 'bfloat16' or 'int8'"):
             make(p, state_dtype=value)
     for value in (1.0, "1", None, True, [1]):
         with pytest.raises(TypeError, match="seed must be an integer, found"):
