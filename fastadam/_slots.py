@@ -100,7 +100,12 @@ def computed_in(param: Array) -> np.dtype[Any]:
 
 def real_dtype(param: Array) -> np.dtype[Any]:
     """The dtype of the real numbers with which a plain parameter is stepped."""
-    return np.empty(0, computed_in(param)).real.dtype
+    return real_of(computed_in(param))
+
+
+def real_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of a complex number's parts; of real ones their own."""
+    return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
 
 
 def stored_as(param: Array, state_dtype: str | None) -> np.dtype[Any]:
@@ -213,7 +218,7 @@ def flat(array: Array) -> Array:
         vector = array.ravel()
     else:
         vector = np.lib.stride_tricks.as_strided(array, (array.size,), (array.itemsize,))
-    return vector.view(vector.real.dtype) if vector.dtype.kind == "c" else vector
+    return vector.view(real_of(vector.dtype)) if vector.dtype.kind == "c" else vector
 
 
 def decoded_state(rule: Rule, stored: Sequence[Array | None], param: Array) -> list[Any]:
