@@ -417,7 +417,7 @@ def test_repr():
     opt = fastadam.SGD([np.ones(2), np.ones(3)], lr=0.5, ema_decay=0.9)
     assert repr(opt) == (
         "SGD(2 arrays, lr=0.5, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, "
-        "maximize=False, ema_decay=0.9)"
+        "maximize=False, state_dtype=None, seed=0, ema_decay=0.9)"
     )
     groups = [{"params": np.ones(2)}, {"params": np.ones(2), "lr": 2.0}]
     opt = fastadam.RMSprop(groups, skip_nonfinite=True, max_grad_norm=2)
