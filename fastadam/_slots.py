@@ -55,17 +55,18 @@ def slot(
     user_view = view_of(param)
     views = [None if array is None else codes_of(view_of(array)) for array in row]
     like: Any = views[0]
-    if not is_plain(like):
-        like = np.empty_like(like)
+    in_blocks = any(view is not None and view.dtype == _codecs.INT8 for view in views)
+    if not is_plain(like) or (in_blocks and not like.flags.c_contiguous):
+        like = np.empty_like(like, order="C" if in_blocks else "K")
     plain: list[Any] = []
     copies = []
-    for view in (*views, rest):
+    for number, view in enumerate((*views, rest)):
         if view is None:
             plain.append(None)
-        elif is_plain(view) and same_order(view, like):
+        elif is_plain(view) and _goes_along(view, like):
             plain.append(view)
         else:
-            plain.append(np.empty_like(like, view.dtype))
+            plain.append(state_like(like, number, 0.0, view.dtype))
             copies.append((view, plain[-1]))
     plain_rest = plain.pop()
     missing = (None,) * (1 + len(rule.states) - len(plain))
@@ -306,6 +307,15 @@ def is_plain(array: Array) -> bool:
                 return False
             extent *= length
     return True
+
+
+def _goes_along(array: Array, like: Array) -> bool:
+    """Whether a plain array can be a stream of a plain parameter."""
+    if array.shape == like.shape:
+        return same_order(array, like)
+    return array.strides == form(like, array.dtype)[1] or (
+        array.flags.c_contiguous and like.flags.c_contiguous
+    )
 
 
 def same_order(a: Array, b: Array) -> bool:

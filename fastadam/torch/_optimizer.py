@@ -22,8 +22,24 @@ from fastadam import _backend, _hyper, _rows, _rules
 from fastadam._arrays import Arrays, Counts, Written
 from fastadam._checks import check_separate, check_written
 from fastadam._codecs import INT8, REMAINDER
-from fastadam._slots import Slot, form, in_c_order, is_plain, rest_of, slot, state_like, stored_as
-from fastadam._state import read_number, read_step, rest_name, untensored
+from fastadam._slots import (
+    decoded_state,
+    form,
+    is_plain,
+    rest_of,
+    slot,
+    state_like,
+    stored_as,
+)
+from fastadam._state import (
+    RESTS,
+    check_stored,
+    converted,
+    read_number,
+    read_step,
+    rest_name,
+    untensored,
+)
 from fastadam._types import Array
 
 try:
@@ -33,12 +49,10 @@ except ImportError:  # it was not compiled, or _native was not
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, *HALF)
-#: Of state besides these: 8-bit moments, and what a bfloat16 parameter lacks.
+#: Those of state: besides these, 8-bit moments, and what a bfloat16 parameter lacks.
 STORED = (*DTYPES, torch.uint8, torch.int16)
-STORAGE: dict[str, Any] = {
-    "state_dtype": None,
-    "seed": 0,
-}  # the defaults of options that torch lacks
+#: The options that torch lacks, as they are where a pickle does not have them.
+STORAGE: dict[str, Any] = {"state_dtype": None, "seed": 0}
 #: By which the compiled backend looks at tensors; without it they all become arrays.
 EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
 STORAGE_OWNERS = getattr(torch._C, "_storage_Use_Count", None)
@@ -78,6 +92,15 @@ class _Gradient(NamedTuple):
     array: Array
 
 
+class _Prepared:
+    """A tensor of a state dict that torch must not cast to the parameter's dtype."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
 class _Member(NamedTuple):
     """A parameter that has a gradient, or had one."""
 
@@ -99,21 +122,23 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, params: Any, *, state_dtype: Any, seed: Any, **options: Any) -> None:
         _refuse(options)
         self._kept = _Kept()
-        storage = {"state_dtype": state_dtype, "seed": seed}
-        _check_storage("", storage, ())
-        self._storage = storage  # for groups, which torch adds before the defaults are known
         super().__init__(params, **options)
-        self.defaults.update(storage)
+        self.defaults.update(state_dtype=state_dtype, seed=seed)
+        for number, group in enumerate(self.param_groups):
+            for key in STORAGE:
+                group.setdefault(key, self.defaults[key])
+            _check_storage(group, number)
         # torch's fused classes ask a GradScaler to leave its work to them.
         self._step_supports_amp_scaling = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.setdefault("_kept", _Kept())
-        self.state = state["state"]
+        self.state = _unwrapped(state["state"])
         super().__setstate__({key: value for key, value in state.items() if key != "state"})
-        for group in self.param_groups:
-            for key, value in STORAGE.items():
-                group.setdefault(key, self.defaults.get(key, value))
+        for key, value in STORAGE.items():
+            self.defaults.setdefault(key, value)
+            for group in self.param_groups:
+                group.setdefault(key, self.defaults[key])
 
     def _get_state(self) -> Any:
         state = self._kept.state  # held before anybody asks whether somebody holds it
@@ -141,19 +166,90 @@ class Optimizer(torch.optim.Optimizer):
         """
         if isinstance(param_group, dict):  # or torch says so
             _refuse(param_group)
-            for key, value in self._storage.items():
-                param_group.setdefault(key, value)
         super().add_param_group(param_group)
         number = len(self.param_groups) - 1
         try:  # only now it is a list of tensors, whatever it was
             group = self.param_groups[number]
-            _check_storage(f"param group {number}: ", group, group["params"])
-            for place, param in enumerate(self.param_groups[number]["params"]):
+            for place, param in enumerate(group["params"]):
                 if param.requires_grad:
                     _check_kind(_name(number, place), param)
+            if "seed" in self.defaults:  # or torch's constructor calls, and ours will check it
+                _check_storage(group, number)
         except BaseException:
             del self.param_groups[number]
             raise
+
+    def state_dict(self, *, decoded: bool = False) -> dict[str, Any]:
+        """State, step counts and options, in torch.optim's layout; tensors are not copied.
+
+        Parameters
+        ----------
+        decoded : bool, optional
+            For others than fastadam: moments that are stored in fewer bits are float32 tensors
+            (complex64 for complex parameters) of the parameter's shape, which are new, and
+            what a parameter in half precision lacks of a float32 is left out.
+
+        Returns
+        -------
+        dict
+            ``{"state": {index: {"step", "exp_avg", ...}}, "param_groups": [...]}``. Each state
+            has the tensors of torch's class under torch's names. Moments are float32, or
+            with ``state_dtype="bfloat16"`` bfloat16 (for complex parameters with a last axis
+            of 2), or with ``"int8"`` uint8 of shape (blocks, 65) if the parameter has at
+            least 4,096 numbers. A bfloat16 parameter has a ``"param_remainder"`` (int16), a
+            float16 one a ``"master_param"`` (float32), of its shape. Counts are float64 tensors.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import fastadam.torch
+        >>> w = torch.nn.Parameter(torch.ones(2))
+        >>> optimizer = fastadam.torch.AdamW([w], state_dtype="bfloat16")
+        >>> w.grad = torch.ones(2)
+        >>> optimizer.step()
+        >>> optimizer.state_dict()["state"][0]["exp_avg"].dtype
+        torch.bfloat16
+        >>> optimizer.state_dict(decoded=True)["state"][0]["exp_avg"].dtype
+        torch.float32
+        """
+        state_dict: dict[str, Any] = super().state_dict()
+        if decoded:
+            params = _params_of(state_dict["param_groups"], self.param_groups)
+            state_dict["state"] = {
+                key: _decoded(self._rule, f"state[{key!r}]", entry, params[key][0])
+                if key in params
+                else entry
+                for key, entry in state_dict["state"].items()
+            }
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over state, step counts and options, as torch's does.
+
+        Parameters
+        ----------
+        state_dict : dict
+            What `state_dict` gave, of an optimizer of the same class, of torch.optim's class of
+            that name, or of fastadam's for arrays with tensors in place of its arrays.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It does not fit; the message says what does not. The optimizer is unchanged.
+
+        Notes
+        -----
+        State is stored as this optimizer's `state_dtype` says, which stays as it is. Moments
+        that are stored in another way are decoded, and rounded once if these are stored in
+        fewer bits. Where a parameter is in half precision and the state does not have what it
+        lacks of a float32, it is taken to lack nothing. All else is cast as torch does.
+        """
+        # To be the last of these hooks, after those of the user.
+        handle = self.register_load_state_dict_pre_hook(_prepare_state)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Do one step.
@@ -261,10 +357,8 @@ class Optimizer(torch.optim.Optimizer):
         rule, added = self._rule, {}
         first = _memory(name, param)
         tensors: list[_Memory | None] = [first]
-        dtype = stored_as(first.array, options["state_dtype"])
-        like = first.array
-        if not is_plain(like) or (dtype == INT8 and not like.flags.c_contiguous):
-            like = np.empty_like(like, order="C" if dtype == INT8 else "K")
+        _check_can_be_stored(name, param, options["state_dtype"])
+        like, dtype = _like(first.array, options["state_dtype"])
         for number, key in enumerate(rule.states):
             asked = rule.asked.get(key)
             if asked is not None and not options[asked]:
@@ -275,8 +369,9 @@ class Optimizer(torch.optim.Optimizer):
                 if entry and asked is None:
                     raise KeyError(f"the state of {name} lacks {key!r}")
                 tensor = added[key] = _tensor(state_like(like, number, 0.0, dtype))
-            memory = _memory(f"{key!r} of {name}", tensor)
-            _check_stored(memory, like, dtype, options["state_dtype"])
+            memory = _memory(f"{key!r} of {name}", tensor, STORED)
+            reason = f"as {name} is {param.dtype} and state_dtype={options['state_dtype']!r}"
+            _check_stored(memory, like, dtype, reason)
             tensors.append(memory)
         tensors.append(None)
         if param.dtype in HALF:
@@ -285,8 +380,8 @@ class Optimizer(torch.optim.Optimizer):
             if tensor is None:
                 bare = slot(rule, [like], group)._replace(user=first.array)
                 tensor = added[key] = _tensor(rest_of(bare))
-            tensors[-1] = memory = _memory(f"{key!r} of {name}", tensor)
-            _check_stored(memory, like, REMAINDERS[param.dtype], None)
+            tensors[-1] = memory = _memory(f"{key!r} of {name}", tensor, STORED)
+            _check_stored(memory, like, REMAINDERS[param.dtype], f"as {name} is {param.dtype}")
         # torch's SGD keeps no step count: it only knows whether there is a buffer.
         values: dict[str, Any] = {
             "step": int(any(entry.get(key) is not None for key in rule.states))
@@ -310,13 +405,6 @@ class Optimizer(torch.optim.Optimizer):
         found = tuple(values[name] for name in numbers)
         return _Member(param, group, grad, tensors, counts, values["step"], found, added)
 
-    def _slot(self, row: list[Any], member: _Member, state_dtype: str | None) -> Slot:
-        *row, rest = row
-        own = slot(self._rule, row, member.group, _param(member).name, rest=rest)
-        if any(array is not None and array.dtype == INT8 for array in row):
-            own = in_c_order(own)
-        return own._replace(state_dtype=state_dtype)
-
     def _batch(self, kept: _Kept, members: list[_Member], groups: list[Any]) -> Any:
         params: list[Written] = []
         others: list[Written] = []
@@ -337,7 +425,9 @@ class Optimizer(torch.optim.Optimizer):
             spec=list(range(len(members))),
             names=("", "the gradient of "),
             slots=[
-                self._slot(row, member, groups[member.group]["state_dtype"])
+                slot(
+                    self._rule, row[:-1], member.group, _param(member).name, rest=row[-1]
+                )._replace(state_dtype=groups[member.group]["state_dtype"])
                 for row, member in zip(rows, members, strict=True)
             ],
             written=written,
@@ -374,6 +464,129 @@ class Optimizer(torch.optim.Optimizer):
             )
         except NotImplementedError:
             return None
+
+
+def _params_of(saved_groups: Any, groups: Any) -> dict[Any, tuple[torch.Tensor, dict[str, Any]]]:
+    """For each key in the groups of a state dict the parameter, and the saved group."""
+    return {
+        key: (param, saved)
+        for saved, group in zip(saved_groups, groups, strict=True)
+        for key, param in zip(saved["params"], group["params"], strict=True)
+    }
+
+
+def _prepare_state(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any] | None:
+    """A state dict of which torch leaves as it is what must not be cast; a hook of torch's."""
+    groups = [dict(saved) for saved in state_dict["param_groups"]]
+    own_groups = optimizer.param_groups
+    sizes, own_sizes = ([len(group["params"]) for group in g] for g in (groups, own_groups))
+    if sizes != own_sizes:
+        return None  # torch says so
+    for i, (saved, group) in enumerate(zip(groups, own_groups, strict=True)):
+        saved["state_dtype"] = group["state_dtype"]
+        saved.setdefault("seed", group["seed"])
+        _check_storage({**saved, "params": group["params"]}, i)
+    params = _params_of(groups, own_groups)
+    state = {
+        key: _prepared(optimizer._rule, f"state dict: state[{key!r}]", entry, *params[key])
+        if key in params and isinstance(entry, dict)
+        else entry
+        for key, entry in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state, "param_groups": groups}
+
+
+def _prepared(
+    rule: _rules.Rule,
+    label: str,
+    entry: dict[str, Any],
+    param: torch.Tensor,
+    group: dict[str, Any],
+) -> dict[str, Any]:
+    """A parameter's entry in a state dict, stored as the param group says."""
+    new = {key: value for key, value in entry.items() if key not in RESTS}
+    kept: dict[str, Any] = {}
+    for name in ("step", *rule.number_names):
+        value = entry.get(name)
+        if isinstance(value, torch.Tensor):
+            kept[name] = value
+        elif type(value) in (int, float):  # of which torch would make a float32 tensor
+            kept[name] = torch.tensor(value, dtype=torch.float64, device="cpu")
+    if _is_stepped_in_float32(param):
+        array = _array(param)
+        like, dtype = _like(array, group["state_dtype"])
+        moments = _tensors_of(entry, rule.states)
+        if any(tensor.dtype != _torch_dtype(dtype) for tensor in moments.values()):
+            found = _moments(rule, label, entry, like)
+            step = read_step(f"{label}['step']", entry.get("step", 1))
+            found = converted(rule, found, like, dtype, group["seed"], step)
+            moments = {
+                name: _tensor(state_like(like, rule.states.index(name), numbers))
+                for name, numbers in found.items()
+            }
+        kept.update(moments)
+        if param.dtype in HALF:
+            kept.update(_tensors_of(entry, (rest_name(like),)))
+    new.update({name: _Prepared(tensor.to(param.device)) for name, tensor in kept.items()})
+    return new
+
+
+def _unwrapped(state: Any) -> Any:
+    """The state that torch made of a state dict, with tensors in place of what was prepared."""
+    for entry in state.values():
+        if isinstance(entry, dict):
+            prepared = {k: value.tensor for k, value in entry.items() if type(value) is _Prepared}
+            entry.update(prepared)
+    return state
+
+
+def _decoded(
+    rule: _rules.Rule, label: str, entry: dict[str, Any], param: torch.Tensor
+) -> dict[str, Any]:
+    """A parameter's state with moments as numbers, and without what it lacks of a float32."""
+    new = {key: value for key, value in entry.items() if key not in RESTS}
+    coded = (torch.uint8, torch.bfloat16)
+    moments = _tensors_of(entry, rule.states)
+    if _is_stepped_in_float32(param) and any(t.dtype in coded for t in moments.values()):
+        array = _array(param)
+        found = _moments(rule, label, entry, array)
+        numbers = decoded_state(rule, [found.get(name) for name in rule.states], array)
+        new.update(
+            {
+                name: torch.from_numpy(number)
+                for name, number in zip(rule.states, numbers, strict=True)
+                if name in moments and moments[name].dtype in coded
+            }
+        )
+    return new
+
+
+def _tensors_of(entry: dict[str, Any], names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Those of these entries that are tensors."""
+    return {name: entry[name] for name in names if isinstance(entry.get(name), torch.Tensor)}
+
+
+def _moments(
+    rule: _rules.Rule, label: str, entry: dict[str, Any], param: Array
+) -> dict[str, Array]:
+    """The moments of an entry, however they are stored, as the core has them."""
+    found = {}
+    for name, tensor in _tensors_of(entry, rule.states).items():
+        if tensor.dtype in (torch.float16, torch.float64):
+            tensor = tensor.float()
+        found[name] = check_stored(f"{label}[{name!r}]", _array(tensor.cpu()), param)
+    if len({array.dtype == INT8 for array in found.values()}) > 1:
+        raise ValueError(f"{label} has moments in 8 bits beside others, which need them, too")
+    return found
+
+
+def _is_stepped_in_float32(param: torch.Tensor) -> bool:
+    """Whether a parameter is, so that its state may be stored in fewer bits."""
+    return (
+        param.dtype in (torch.float32, torch.complex64, *HALF)
+        and (param.device.type, param.layout) == ("cpu", torch.strided)
+        and not (param.is_conj() or param.is_neg())
+    )
 
 
 #: Let a compiled training loop call this one as it is.
@@ -450,20 +663,20 @@ def _read_group(group: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def _memory(name: str, tensor: Any) -> _Memory:
+def _memory(name: str, tensor: Any, dtypes: Sequence[torch.dtype] = DTYPES) -> _Memory:
     """A tensor that a step writes, checked, and its memory."""
-    _check_strided(name, tensor)
-    return _Memory(name, tensor, _array(name, tensor))
+    _check_strided(name, tensor, dtypes)
+    return _Memory(name, tensor, _array(tensor))
 
 
-def _check_strided(name: str, tensor: Any) -> None:
+def _check_strided(name: str, tensor: Any, dtypes: Sequence[torch.dtype] = DTYPES) -> None:
     """Check that a tensor that a step writes has memory to be written, of a dtype that we know."""
     if tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg():
         raise RuntimeError(
             f"{name}: `fastadam` requires strided Tensors that are not conjugated or negated "
             f"lazily, but it is {tensor.layout} (resolve_conj() and resolve_neg() copy)"
         )
-    _check_kind(name, tensor, STORED)
+    _check_kind(name, tensor, dtypes)
 
 
 def _check_kind(name: str, tensor: Any, dtypes: Sequence[torch.dtype] = DTYPES) -> None:
@@ -475,7 +688,7 @@ def _check_kind(name: str, tensor: Any, dtypes: Sequence[torch.dtype] = DTYPES) 
         )
 
 
-def _array(name: str, tensor: Any) -> Array:
+def _array(tensor: Any) -> Array:
     """The memory of a tensor, kept by the array: the tensor may get another, but not resize it."""
     tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:  # as the core has that
@@ -485,7 +698,7 @@ def _array(name: str, tensor: Any) -> Array:
 
 
 def _tensor(array: Any) -> torch.Tensor:
-    """The tensor in an array's memory."""
+    """The tensor in the memory of an array that is the core's."""
     tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
@@ -497,34 +710,47 @@ REMAINDERS: dict[torch.dtype, np.dtype[Any]] = {
 }
 
 
-def _check_stored(
-    memory: _Memory, like: Array, dtype: np.dtype[Any], state_dtype: str | None
-) -> None:
-    """Check that state is stored as the param group's option says."""
-    shape, _ = form(like, dtype)
-    expected = _tensor(np.empty(0, dtype)).dtype
+def _like(param: Array, state_dtype: str | None) -> tuple[Array, np.dtype[Any]]:
+    """A plain array in whose order the state of a parameter lies, and the moments' dtype."""
+    dtype = stored_as(param, state_dtype)
+    if dtype == INT8:
+        return (param if param.flags.c_contiguous else np.empty_like(param, order="C")), dtype
+    return (param if is_plain(param) else np.empty_like(param)), dtype
+
+
+def _check_stored(memory: _Memory, like: Array, dtype: np.dtype[Any], reason: str) -> None:
+    """Check that state is stored as the core expects it, for that reason."""
+    expected = _torch_dtype(dtype)
     if memory.tensor.dtype != expected:
-        raise TypeError(
-            f"{memory.name} is {memory.tensor.dtype}, expected {expected} for a parameter of that "
-            f"dtype and state_dtype={state_dtype!r}"
-        )
+        raise TypeError(f"{memory.name} is {memory.tensor.dtype}, expected {expected} {reason}")
+    shape, _ = form(like, dtype)
     if memory.array.shape != shape:
         raise ValueError(f"{memory.name} has the shape {memory.array.shape}, expected {shape}")
-    if shape != like.shape and not memory.array.flags.c_contiguous:
-        raise ValueError(f"{memory.name} is not contiguous, as codes must be")
 
 
-def _check_storage(label: str, options: dict[str, Any], params: Sequence[torch.Tensor]) -> None:
-    """Check how a group's state is to be stored."""
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    """What torch calls the dtype of an array as the core has it."""
+    return _tensor(np.empty(0, dtype)).dtype
+
+
+def _check_storage(group: dict[str, Any], number: int) -> None:
+    """Check the options of a param group that say how state is stored."""
     traits = _hyper.Traits(tuple(STORAGE), float32=True)
     for key in STORAGE:
-        _hyper.OPTIONS[key](key, options[key], traits)
-    for place, param in enumerate(params):
-        if options["state_dtype"] is not None and param.dtype in (torch.float64, torch.complex128):
-            raise ValueError(
-                f"{label}params[{place}] is {param.dtype}, and "
-                f"state_dtype={options['state_dtype']!r} is for tensors that are stepped in float32"
-            )
+        _hyper.OPTIONS[key](key, group[key], traits)
+    for key in _hyper.CONDITIONS.keys() & {"centered"} & group.keys():
+        _hyper.CONDITIONS[key](group)
+    for place, param in enumerate(group["params"]):
+        if param.requires_grad:
+            _check_can_be_stored(_name(number, place), param, group["state_dtype"])
+
+
+def _check_can_be_stored(name: str, param: torch.Tensor, state_dtype: str | None) -> None:
+    if state_dtype is not None and param.dtype in (torch.float64, torch.complex128):
+        raise ValueError(
+            f"{name} is {param.dtype}, and state_dtype={state_dtype!r} is for tensors that are "
+            "stepped in float32; put it into a param group with state_dtype=None"
+        )
 
 
 def _read_grad(name: str, param: Any) -> _Gradient | None:
@@ -541,7 +767,7 @@ def _gradient(name: str, grad: torch.Tensor) -> _Gradient:
     grad = grad.detach()
     if grad.layout == torch.sparse_coo and grad.sparse_dim() == 1:
         _check_kind(name, grad)
-        rows, values = grad._indices()[0].numpy().copy(), _array(name, _real(grad._values()))
+        rows, values = grad._indices()[0].numpy().copy(), _array(_real(grad._values()))
         return _Gradient(_rows.RowGrad(rows, values), values)
     if grad.layout != torch.strided:
         raise RuntimeError(
@@ -549,7 +775,7 @@ def _gradient(name: str, grad: torch.Tensor) -> _Gradient:
             "with one sparse dimension"
         )
     _check_kind(name, grad)
-    array = _array(name, _real(grad.resolve_conj().resolve_neg()))
+    array = _array(_real(grad.resolve_conj().resolve_neg()))
     return _Gradient(array, array)
 
 

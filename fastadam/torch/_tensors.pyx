@@ -19,7 +19,7 @@ from cpython.ref cimport Py_CLEAR, Py_INCREF
 cimport cython
 cimport numpy as cnp
 from fastadam._native cimport (
-    FA_NUMBERS, FA_STATES, Batch, allocate, fa_array, has_items, touches,
+    FA_BFLOAT16, FA_FLOAT16, FA_FLOAT32, FA_NUMBERS, FA_PLAIN, FA_STATES, Batch, allocate, fa_array, has_items, touches,
 )
 
 from collections import defaultdict
@@ -80,6 +80,7 @@ cdef enum:
     DL_VERSION = 1
     DL_CPU = 1
     DL_FLOAT = 2
+    DL_BFLOAT = 4
     DL_COMPLEX = 5
     REST = 1 + FA_STATES  # what stands behind a parameter and its states,
     SHAPED = 2 + FA_STATES  # and how many all of these are
@@ -104,8 +105,6 @@ cdef struct Noted:
     DLTensor rest_form
     PyObject *tensors[SHAPED + COUNTS]  # NULL where there is none
     void *data[SHAPED + COUNTS]
-    size_t real  # the size of a real number
-    int codec  # of the parameter, and of gradients like it
     bint is_odd  # whether its gradients must always be mended
     bint is_lazy  # whether this step's gradient must be
     bint is_taken  # whether the address of this step's gradient is
@@ -126,8 +125,9 @@ cdef class Tensors:
         Those of all groups.
     rows : list
         For each, None if it is not in the batch, or two lists: its memory, that of the rule's
-        states, and that of what it lacks, with None where there is none; and its counts. A memory has a `tensor`
-        and an `array` that owns what C writes to, whatever becomes of the tensor.
+        states and that of what it lacks of a float32, with None where there is none; and its
+        counts. A memory has a `tensor` and an `array` that owns what C writes to, whatever
+        becomes of the tensor.
     state : dict
         The optimizer's.
     aliases : list of tensors
@@ -229,8 +229,6 @@ cdef class Tensors:
             self.look(noted, k, memory.tensor, memory.array, &found)
             if k == 0:
                 noted.param_form = noted.state_form = copied(&found, room)
-                noted.real = found.bits // (16 if found.code == DL_COMPLEX else 8)
-                noted.codec = self.batch.c_arrays[i].format.param
             elif k == REST:
                 noted.rest_form = copied(&found, room)
             elif not is_alike(&found, &noted.state_form):
@@ -315,6 +313,8 @@ cdef class Tensors:
                 options = self.read_group(group, traits.options)
                 if any([options[key] for key in traits.lacking]):
                     return False
+                if options["state_dtype"] not in traits.state_dtypes:
+                    return False  # it is looked at whether the state is stored so
                 self.batch.load_group(i, _hyper.check_options(options, traits))
                 if type(group) is dict and _hyper.are_fixed([before[key] for key in traits.options]):
                     self.seen_groups[i] = items_of(before)
@@ -405,9 +405,10 @@ cdef class Tensors:
     cdef bint take_grad(self, Py_ssize_t i) noexcept:
         """Whether C may walk the gradient along with its parameter; then its address is taken."""
         cdef Noted *noted = &self.noted[i]
-        cdef int64_t size = self.batch.c_arrays[i].size
+        cdef size_t n_bytes, real
         cdef PyObject *grad = self.grads[i]
         cdef DLTensor found
+        cdef int codec
         noted.is_taken = False
         if noted.is_odd or noted.is_lazy or type(<object>grad) is not Tensor:
             return False
@@ -415,18 +416,35 @@ cdef class Tensors:
             PyErr_Clear()
             noted.is_odd = True  # to find that out again would take torch a millisecond
             return False
-        if (
-            not is_alike(&found, &noted.param_form)
-            or (size and (found.data == NULL or <uintptr_t>found.data % noted.real))
-            or touches(
-                self.batch.written, self.batch.n_written, <uintptr_t>found.data,
-                size * noted.real, &self.batch.watched[i].place,
-            )
+        codec = self.codec_of(i, &found)
+        if codec < 0 or not lies_alike(&found, &noted.param_form):
+            return False
+        real = real_size(&found)
+        n_bytes = self.batch.c_arrays[i].size * real
+        if n_bytes and (found.data == NULL or <uintptr_t>found.data % real):
+            return False
+        if touches(
+            self.batch.written, self.batch.n_written, <uintptr_t>found.data, n_bytes,
+            &self.batch.watched[i].place,
         ):
             return False
         noted.is_taken = True
-        self.batch.claim(i, found.data, noted.codec)
+        self.batch.claim(i, found.data, codec)
         return True
+
+    cdef inline int codec_of(self, Py_ssize_t i, const DLTensor *grad) noexcept:
+        """How C must read a gradient; -1: it may not."""
+        cdef const fa_array *array = &self.batch.c_arrays[i]
+        cdef const DLTensor *form = &self.noted[i].param_form
+        if grad.code == form.code and grad.bits == form.bits:
+            return array.format.param
+        if array.dtype != FA_FLOAT32 or form.code == DL_COMPLEX:
+            return -1
+        if grad.code == DL_BFLOAT and grad.bits == 16:
+            return FA_BFLOAT16
+        if grad.code == DL_FLOAT and grad.bits == 16:
+            return FA_FLOAT16
+        return FA_PLAIN if grad.code == DL_FLOAT and grad.bits == 32 else -1
 
     cdef int take_mended(self, list mended) except -1:
         cdef Py_ssize_t i
@@ -563,11 +581,14 @@ cdef bint is_lazy(tensor) except -1:
 
 cdef inline bint is_alike(const DLTensor *tensor, const DLTensor *form) noexcept:
     """Whether a tensor on the CPU has that form."""
+    return tensor.code == form.code and tensor.bits == form.bits and lies_alike(tensor, form)
+
+
+cdef inline bint lies_alike(const DLTensor *tensor, const DLTensor *form) noexcept:
+    """Whether a tensor on the CPU has that form, but for its dtype."""
     cdef int i
     if not (
         tensor.device_type == DL_CPU
-        and tensor.code == form.code
-        and tensor.bits == form.bits
         and tensor.ndim == form.ndim
         and tensor.byte_offset == 0
     ):
@@ -576,6 +597,11 @@ cdef inline bint is_alike(const DLTensor *tensor, const DLTensor *form) noexcept
         if tensor.shape[i] != form.shape[i] or tensor.strides[i] != form.strides[i]:
             return False
     return True
+
+
+cdef inline size_t real_size(const DLTensor *tensor) noexcept:
+    """The size of one of its real numbers."""
+    return tensor.bits // (16 if tensor.code == DL_COMPLEX else 8)
 
 
 cdef DLTensor copied(const DLTensor *tensor, int64_t **room) noexcept:
