@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -270,6 +271,7 @@ def check_form(label: str, value: Any, param: Array, dtype: np.dtype[Any]) -> Ar
 def check_stored(label: str, value: Any, param: Array) -> Array:
     """Check a moment, which may be stored in any way; bfloat16 comes back as uint16."""
     real = np.dtype(np.float32)
+    value = _array_of_tensor(value)
     dtype = getattr(value, "dtype", None)
     if computed_in(param).type not in (np.float32, np.complex64) or not isinstance(dtype, np.dtype):
         return check_form(label, value, param, computed_in(param))
@@ -283,6 +285,14 @@ def check_stored(label: str, value: Any, param: Array) -> Array:
             )
         return codes
     return check_form(label, value, param, computed_in(param) if param.dtype.kind == "c" else real)
+
+
+def _array_of_tensor(value: Any) -> Any:
+    """The codes in a tensor of torch's, as an array; another value as it is."""
+    name = str(getattr(value, "dtype", None))
+    if name == "torch.bfloat16":  # for which NumPy has no dtype
+        return value.detach().view(sys.modules["torch"].uint16).numpy()
+    return value.detach().numpy() if name in ("torch.uint8", "torch.uint16") else value
 
 
 def converted(
