@@ -14,9 +14,18 @@ What differs from torch's own:
   share memory raise an error.
 - ``foreach`` and ``fused`` choose nothing here; ``capturable`` and ``differentiable`` raise an
   error.
-- Parameters must be on the CPU, and float32, float64, complex64 or complex128. Others, such as
-  those in bfloat16, raise an error when the optimizer is made and when a group is added, unless
-  they require no gradient: a step leaves out what has none.
+- Parameters must be on the CPU, and float32, float64, complex64, complex128, bfloat16 or float16.
+  Others raise an error when the optimizer is made and when a group is added, unless they require
+  no gradient: a step leaves out what has none.
+- Parameters in half precision are stepped in float32, and are what that gives, rounded. The state
+  of a bfloat16 one has the 16 bits that it lacks, as ``"param_remainder"``, and that of a float16
+  one has the float32 numbers, as ``"master_param"``. What is written into a parameter between
+  steps counts. Gradients are of the parameter's dtype, or of another one of float32, bfloat16 and
+  float16 (torch lets a gradient have that where ``Parameter.grad_dtype`` is set so).
+- With `state_dtype` the moments take fewer bytes. What the state has then, and how others get
+  plain numbers, ``state_dict(decoded=True)``, is said at `Adam.state_dict`.
+- `load_state_dict` keeps the counts and what half precision lacks as they were saved, and stores
+  moments as the optimizer's own `state_dtype` says. torch's casts all to the parameter's dtype.
 - What a step calls, such as the methods of a gradient of another class than ``torch.Tensor``,
   must not step the optimizer or load state into it: that raises an error.
 
@@ -101,8 +110,8 @@ class Adam(WithEpsilonHat, torch.optim.Adam):
     Raises
     ------
     RuntimeError
-        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
-        `capturable` or `differentiable` is set.
+        A parameter is not on the CPU, or not float32, float64, complex64, complex128, bfloat16 or
+        float16; or `capturable` or `differentiable` is set.
     TypeError, ValueError
         torch's class refuses an option or the parameters, or `lr` is a function.
 
@@ -194,8 +203,8 @@ class AdamW(WithEpsilonHat, torch.optim.AdamW):
     Raises
     ------
     RuntimeError
-        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
-        `capturable` or `differentiable` is set.
+        A parameter is not on the CPU, or not float32, float64, complex64, complex128, bfloat16 or
+        float16; or `capturable` or `differentiable` is set.
     TypeError, ValueError
         torch's class refuses an option or the parameters, or `lr` is a function.
 
@@ -288,8 +297,8 @@ class NAdam(Optimizer, torch.optim.NAdam):
     Raises
     ------
     RuntimeError
-        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
-        `capturable` or `differentiable` is set.
+        A parameter is not on the CPU, or not float32, float64, complex64, complex128, bfloat16 or
+        float16; or `capturable` or `differentiable` is set.
     TypeError, ValueError
         torch's class refuses an option or the parameters, or `lr` is a function.
 
@@ -381,8 +390,8 @@ class RAdam(Optimizer, torch.optim.RAdam):
     Raises
     ------
     RuntimeError
-        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
-        `capturable` or `differentiable` is set.
+        A parameter is not on the CPU, or not float32, float64, complex64, complex128, bfloat16 or
+        float16; or `capturable` or `differentiable` is set.
     TypeError, ValueError
         torch's class refuses an option or the parameters, or `lr` is a function.
 
@@ -468,8 +477,8 @@ class Adamax(Optimizer, torch.optim.Adamax):
     Raises
     ------
     RuntimeError
-        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
-        `capturable` or `differentiable` is set.
+        A parameter is not on the CPU, or not float32, float64, complex64, complex128, bfloat16 or
+        float16; or `capturable` or `differentiable` is set.
     TypeError, ValueError
         torch's class refuses an option or the parameters, or `lr` is a function.
 
@@ -557,8 +566,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
     Raises
     ------
     RuntimeError
-        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
-        `capturable` or `differentiable` is set.
+        A parameter is not on the CPU, or not float32, float64, complex64, complex128, bfloat16 or
+        float16; or `capturable` or `differentiable` is set.
     TypeError, ValueError
         torch's class refuses an option or the parameters, or `lr` is a function.
 
@@ -651,8 +660,8 @@ class SGD(Optimizer, torch.optim.SGD):
     Raises
     ------
     RuntimeError
-        A parameter is not on the CPU or is not float32, float64, complex64 or complex128, or
-        `differentiable` is set.
+        A parameter is not on the CPU, or not float32, float64, complex64, complex128, bfloat16 or
+        float16; or `differentiable` is set.
     TypeError, ValueError
         torch's class refuses an option or the parameters, or `lr` is a function.
 
