@@ -134,20 +134,25 @@ def check_array(label: str, value: Any, param: Array, mixed: bool = False) -> Ar
 
     With `mixed` it may be of another dtype, if both are stepped in float32.
     """
-    _refuse_masked(label, value)
-    if isinstance(value, list | tuple | Mapping) or not hasattr(type(value), "__array__"):
-        raise TypeError(
-            f"{label} is {kind(value)}; expected a numpy.ndarray of shape {param.shape} and dtype "
-            f"{name_of(param.dtype)}"
-        )
-    try:
-        grad = np.asarray(value)
-    except Exception as error:
-        raise TypeError(f"{label} gives no numpy.ndarray: {error}") from error
+    grad = check_is_array(label, value, param.dtype, param.shape)
     if mixed and grad.dtype != param.dtype and grad.shape == param.shape and may_mix(grad, param):
         return grad
     _check_like(label, grad, param, mixed)
     return grad.view(param.dtype) if grad.dtype is not param.dtype else grad
+
+
+def check_is_array(label: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """Check that a value is an array, of whatever kind; messages say what was expected."""
+    _refuse_masked(label, value)
+    if isinstance(value, list | tuple | Mapping) or not hasattr(type(value), "__array__"):
+        raise TypeError(
+            f"{label} is {kind(value)}; expected a numpy.ndarray of shape {shape} and dtype "
+            f"{name_of(dtype)}"
+        )
+    try:
+        return np.asarray(value)
+    except Exception as error:
+        raise TypeError(f"{label} gives no numpy.ndarray: {error}") from error
 
 
 def check_separate(arrays: Sequence[tuple[str, Array]]) -> None:

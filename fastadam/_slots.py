@@ -22,6 +22,8 @@ from fastadam._types import Array
 BEYOND_CACHE = 2 << 20
 #: Arrays of fewer real numbers have no state in 8 bits (as in bitsandbytes).
 LEAST_IN_INT8 = 4096
+#: Numbers that are decoded or encoded at a time; whole blocks.
+PART = 65536
 
 
 class Slot(NamedTuple):
@@ -223,23 +225,53 @@ def flat(array: Array) -> Array:
 
 
 def decoded_state(rule: Rule, stored: Sequence[Array | None], param: Array) -> list[Any]:
-    """Moments as arrays of the parameter's shape and of float32 or complex64."""
-    n = real_numbers(param)
-    if any(array is not None and array.dtype == _codecs.INT8 for array in stored):
-        codes: Any = _codecs.Codes(rule, np.empty(n, np.float32), None, stored, np.arange(n))
-        codes.decode()
+    """Moments as arrays of the parameter's shape and of the dtype in which it is stepped.
+
+    They are stored in any way; blocks of 8 bits have their elements in C order.
+    """
+    blocks = [
+        array if array is not None and array.dtype == _codecs.INT8 else None for array in stored
+    ]
+    if any(array is not None for array in blocks):
+        numbers = _decoded_blocks(rule, blocks, real_numbers(param))
         stored = [
-            array if array is None or array.dtype != _codecs.INT8 else numbers.copy()
-            for array, numbers in zip(stored, codes.state, strict=True)
+            array if coded is None else own
+            for array, coded, own in zip(stored, blocks, numbers, strict=True)
         ]
-    numbers: list[Any] = []
-    for array in stored:
-        if array is not None and array.dtype == _codecs.BFLOAT16:
-            array = _codecs.bfloat16_numbers(np.ascontiguousarray(array))
-        if array is not None and array.dtype != computed_in(param):
-            array = array.reshape(-1).view(np.complex64)
-        numbers.append(None if array is None else array.reshape(param.shape))
+    return [None if array is None else _as_stepped(array, param) for array in stored]
+
+
+def _decoded_blocks(rule: Rule, blocks: Sequence[Array | None], n: int) -> list[Array | None]:
+    numbers = [None if array is None else np.empty(n, np.float32) for array in blocks]
+    for start in range(0, n, PART):
+        index = np.arange(start, min(start + PART, n))
+        codes = _codes_at(rule, blocks, index)
+        codes.decode()
+        for own, found in zip(numbers, codes.state, strict=True):
+            if own is not None and found is not None:
+                own[start : start + PART] = found
     return numbers
+
+
+def _codes_at(rule: Rule, streams: Sequence[Array | None], index: Array) -> _codecs.Codes:
+    """A part of moments that are stored as codes; `index` is where in the array it is."""
+    first, end = int(index[0]), int(index[-1]) + 1
+    blocks = slice(first // _codecs.BLOCK, _codecs.n_blocks(end))
+    parts = [
+        None
+        if stream is None
+        else stream[blocks if stream.dtype == _codecs.INT8 else slice(first, end)]
+        for stream in streams
+    ]
+    return _codecs.Codes(rule, np.empty(index.size, np.float32), None, parts, index)
+
+
+def _as_stepped(array: Array, param: Array) -> Array:
+    """A moment that is not in 8 bits, of the dtype in which its parameter is stepped."""
+    numbers = numbers_of(array)
+    if param.dtype.kind == "c" and numbers.dtype.kind != "c":
+        numbers = np.ascontiguousarray(numbers).reshape(-1).view(computed_in(param))
+    return numbers.reshape(param.shape)
 
 
 def encoded_state(
@@ -252,16 +284,20 @@ def encoded_state(
 ) -> list[Array | None]:
     """Moments as codes of that dtype, rounded as those of a step of that number are."""
     n = real_numbers(param)
-    stored = [
-        None if array is None else state_like(param, k, 0.0, dtype)
+    made = [
+        (None, None)
+        if array is None
+        else (state_like(param, k, 0.0, dtype), flat(state_like(param, k, array)))
         for k, array in enumerate(numbers)
     ]
-    vectors = [None if array is None else flat(array) for array in stored]
-    codes: Any = _codecs.Codes(rule, np.empty(n, np.float32), None, vectors, np.arange(n))
-    for k, array in enumerate(numbers):
-        if array is not None:
-            codes.state[k][:] = flat(state_like(param, k, array))
-    codes.encode(seed, step)
+    stored = [array for array, _ in made]
+    streams = [None if array is None else flat(array) for array in stored]
+    for start in range(0, n, PART):
+        codes = _codes_at(rule, streams, np.arange(start, min(start + PART, n)))
+        for room, (_, vector) in zip(codes.state, made, strict=True):
+            if room is not None and vector is not None:
+                room[:] = vector[start : start + PART]
+        codes.encode(seed, step)
     return stored
 
 

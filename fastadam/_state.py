@@ -12,9 +12,10 @@ import numpy as np
 
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
-from fastadam._checks import check_array, kind, name_of
-from fastadam._codecs import BFLOAT16, FLOAT16, INT8, is_bfloat16
+from fastadam._checks import check_is_array, is_stepped_in_float32, kind, name_of
+from fastadam._codecs import BFLOAT16, FLOAT16, INT8
 from fastadam._hyper import Group
+from fastadam._quiet import quietly
 from fastadam._rules import Number, Rule
 from fastadam._slots import (
     Slot,
@@ -43,14 +44,20 @@ def rest_name(param: Array) -> str:
     return RESTS[param.dtype == FLOAT16]
 
 
-def write_state(arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> dict[str, Any]:
-    """A state dict that holds the arrays of the state themselves."""
+def write_state(
+    arrays: Arrays, counts: Counts, groups: Sequence[Group], decoded: bool = False
+) -> dict[str, Any]:
+    """A state dict that holds the arrays of the state themselves, or decoded ones."""
     arrays.check_number(groups)
     rule, state = arrays.rule, {}
     for slot, step, numbers in zip(arrays.slots, counts.steps, counts.numbers, strict=True):
-        named = dict(zip(rule.states, slot.state, strict=True))
+        moments: Sequence[Array | None] = slot.state
+        if decoded:
+            moments = quietly(decoded_state, rule, moments, slot.param)
+        named = dict(zip(rule.states, moments, strict=True))
         named[AVERAGE] = slot.average
-        named[rest_name(slot.param)] = slot.rest
+        if not decoded:
+            named[rest_name(slot.param)] = slot.rest
         state[slot.key] = {
             "step": step,
             **{name: number for name, number in zip(rule.number_names, numbers, strict=True)},
@@ -264,27 +271,41 @@ def _read_slot(
 
 
 def check_form(label: str, value: Any, param: Array, dtype: np.dtype[Any]) -> Array:
-    """Check an array against its plain parameter's shape, and a dtype."""
-    return check_array(label, value, np.broadcast_to(np.empty((), dtype), param.shape))
+    """Check what goes with a plain parameter: its shape, and that it has a dtype."""
+    return _check_kept(label, check_is_array(label, value, dtype, param.shape), param, (dtype,))
 
 
 def check_stored(label: str, value: Any, param: Array) -> Array:
     """Check a moment, which may be stored in any way; bfloat16 comes back as uint16."""
-    real = np.dtype(np.float32)
-    value = _array_of_tensor(value)
-    dtype = getattr(value, "dtype", None)
-    if computed_in(param).type not in (np.float32, np.complex64) or not isinstance(dtype, np.dtype):
-        return check_form(label, value, param, computed_in(param))
-    if is_bfloat16(dtype) or dtype in (BFLOAT16, INT8):
-        codes = codes_of(np.asarray(value))
-        shape, _ = form(param, codes.dtype)
-        if codes.shape != shape:
-            raise ValueError(
-                f"{label}: shape {codes.shape}, expected {shape} for {name_of(codes.dtype)} "
-                f"moments of a parameter of shape {param.shape}"
-            )
-        return codes
-    return check_form(label, value, param, computed_in(param) if param.dtype.kind == "c" else real)
+    dtype = computed_in(param)
+    if not is_stepped_in_float32(dtype):
+        return check_form(label, value, param, dtype)
+    others = (BFLOAT16, INT8, FLOAT16) if dtype == np.float32 else (BFLOAT16, INT8)
+    return _check_kept(label, _array_of(label, value, param), param, (dtype, *others))
+
+
+def _check_kept(label: str, found: Array, param: Array, dtypes: Sequence[np.dtype[Any]]) -> Array:
+    dtype = found.dtype if found.dtype in dtypes else dtypes[0]
+    shape, _ = form(param, dtype)
+    if found.shape != shape:
+        whose = "the parameter's"
+        if shape != param.shape:
+            whose = f"{name_of(dtype)} of a parameter of shape {param.shape}"
+        raise ValueError(f"{label}: shape {found.shape}, expected {shape} as {whose}")
+    if found.dtype != dtype:
+        names = ", ".join(map(name_of, dtypes[:-1])) + " or " * (len(dtypes) > 1)
+        raise TypeError(
+            f"{label}: dtype {name_of(found.dtype)}, expected {names}{name_of(dtypes[-1])}, as the "
+            f"parameter is {name_of(param.dtype)}"
+        )
+    return found
+
+
+def _array_of(label: str, value: Any, param: Array) -> Array:
+    """An array of state as backends have it; torch's tensors of bfloat16 give none themselves."""
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+        value = value.detach().view(sys.modules["torch"].uint16)
+    return codes_of(check_is_array(label, value, computed_in(param), param.shape))
 
 
 def _array_of_tensor(value: Any) -> Any:
@@ -305,11 +326,10 @@ def converted(
 ) -> dict[str, Array]:
     """Moments stored in other ways, decoded and, for codes, rounded once."""
     stored = [state.get(name) for name in rule.states]
-    numbers = decoded_state(rule, stored, param)
+    numbers = quietly(decoded_state, rule, stored, param)
     if dtype in (BFLOAT16, INT8):
-        numbers = encoded_state(rule, numbers, param, dtype, seed, step)
-    named = zip(rule.states, numbers, strict=True)
-    return {name: array for name, array in named if array is not None}
+        numbers = quietly(encoded_state, rule, numbers, param, dtype, seed, step)
+    return {name: array for name, array in zip(rule.states, numbers, strict=True) if name in state}
 
 
 def _read_count(rule: Rule, label: str, entry: Mapping[str, Any]) -> int:

@@ -366,8 +366,38 @@ class Optimizer:
         with self._lock.hold():
             self._add([group], grouped=True)
 
-    def state_dict(self) -> dict[str, Any]:
+    @property
+    def state_bytes(self) -> int:
+        """How many bytes the arrays of the state take: the moments and, where there are any, the
+        averages of the parameters and what half-precision parameters lack of a float32.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastadam
+        >>> w = np.zeros(1_000_000, np.float32)
+        >>> for state_dtype in (None, "bfloat16", "int8"):
+        ...     print(fastadam.Adam(w, state_dtype=state_dtype).state_bytes)
+        8000000
+        4000000
+        2031250
+        """
+        return sum(
+            array.nbytes
+            for slot in self._batch.arrays.slots
+            for array in (*slot.state, slot.average, slot.rest)
+            if array is not None
+        )
+
+    def state_dict(self, *, decoded: bool = False) -> dict[str, Any]:
         """A copy of state, step counts and options, in torch.optim's layout.
+
+        Parameters
+        ----------
+        decoded : bool, optional
+            Whether moments are given as plain numbers, however they are stored, and nothing of
+            what only fastadam knows: for torch.optim and other programs. To go on with the
+            same bits takes the dict without it.
 
         Returns
         -------
@@ -375,6 +405,35 @@ class Optimizer:
             ``{"state": {key: {"step", "exp_avg", "exp_avg_sq"[, "max_exp_avg_sq"]}},
             "param_groups": [...]}``. A key is the index of an array in a flat
             list, its key in a flat dict, and otherwise its path, such as ``"layers.0.W"``.
+            The names of the moments are those of torch.optim's class; with `ema_decay` there is
+            also ``"averaged_param"``.
+
+        Notes
+        -----
+        Arrays have the parameter's shape and dtype, except for these:
+
+        moments of bfloat16 and float16 parameters
+            float32
+        moments with ``state_dtype="bfloat16"``
+            uint16, the upper half of each float32. ``x.view(ml_dtypes.bfloat16)`` has the numbers,
+            as has ``torch.from_numpy(x).view(torch.bfloat16)``. For a complex parameter there is
+            another axis of 2 at the end, for both parts.
+        moments with ``state_dtype="int8"``
+            uint8, of shape (blocks, 65): each row is for 64 numbers of the parameter in C order
+            (a complex element has two), and what its bytes mean is written in
+            ``csrc/codecs/int8.h``. A parameter of fewer than 4,096 numbers has moments as without
+            `state_dtype`.
+        ``"averaged_param"`` of bfloat16 and float16 parameters
+            float32
+        ``"param_remainder"``, which bfloat16 parameters have
+            int16: what is to be added to the bits of the parameter, taken as the upper half of a
+            float32, so that they are those of the float32 number that steps change
+        ``"master_param"``, which float16 parameters have
+            float32: the number that steps change, of which the parameter is the rounded one
+
+        With ``decoded=True`` moments are of the dtype in which the parameter is stepped, which is
+        float32 for bfloat16 and float16, and there is neither ``"param_remainder"`` nor
+        ``"master_param"``.
 
         Examples
         --------
@@ -384,13 +443,18 @@ class Optimizer:
         >>> opt.step({"w": np.ones(2)})
         >>> opt.state_dict()["state"]["w"]["exp_avg"]
         array([0.1, 0.1])
+        >>> opt = fastadam.Adam({"w": np.ones(2, np.float32)}, state_dtype="bfloat16")
+        >>> opt.state_dict()["state"]["w"]["exp_avg"].dtype
+        dtype('uint16')
+        >>> opt.state_dict(decoded=True)["state"]["w"]["exp_avg"].dtype
+        dtype('float32')
         """
         with self._lock.hold():
-            return copied(self._saved())
+            return copied(self._saved(decoded))
 
-    def _saved(self) -> dict[str, Any]:
-        """A state dict that holds the arrays of the state themselves."""
-        return write_state(self._held_batch().arrays, self._counts(), self.param_groups)
+    def _saved(self, decoded: bool = False) -> dict[str, Any]:
+        """A state dict that holds the arrays of the state themselves, or decoded ones."""
+        return write_state(self._held_batch().arrays, self._counts(), self.param_groups, decoded)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over state, step counts and options.
@@ -407,6 +471,21 @@ class Optimizer:
         ------
         TypeError, ValueError, KeyError
             It does not fit; the message says what does not. The optimizer is unchanged.
+
+        Notes
+        -----
+        How moments are stored stays as the optimizer was made: its `state_dtype` is not taken
+        over, as all other options are. Moments that are stored in the same way get the same bits.
+        Others are decoded, which is exact, and where the optimizer stores them as bfloat16 or
+        in 8 bits they are rounded once, by the same rule as in the step of that count. So what
+        `state_dict` gave with another `state_dtype` or for parameters in half precision loads,
+        and what torch.optim gave for those, too: float32, float16, and bfloat16 as uint16, as
+        ``ml_dtypes.bfloat16`` or as a tensor.
+
+        A half-precision parameter goes on from exactly the float32 number that it had if the
+        parameter itself is loaded, too. Where ``"param_remainder"`` or ``"master_param"`` is
+        missing it goes on from its own value; where the optimizer has no use for them, they are
+        left out.
 
         Examples
         --------
@@ -515,7 +594,7 @@ class Optimizer:
         """Take over a checkpoint that `save` wrote.
 
         It must be of an optimizer of the same class, with parameters of the same keys, shapes and
-        dtypes.
+        dtypes; but its moments may be stored in another way, as in `load_state_dict`.
 
         Parameters
         ----------
