@@ -165,7 +165,7 @@ class Arrays:
         like = self.slots[i].param
         return (
             type(grad) is np.ndarray
-            and grad.dtype == like.dtype
+            and grad.dtype == self.slots[i].view.dtype
             and grad.shape == like.shape
             and grad.strides == like.strides
             and grad.flags.aligned
