@@ -297,8 +297,8 @@ def after_some_steps(dtype):
     "value", [1.0, -2.5, 0.0, -0.0, np.inf, -np.inf, np.nan, 1e-4, "most", "least"]
 )
 def test_what_is_written_counts(value, dtype):
-    """It is what the array has from then on, and what the next step begins with: in float16 exactly,
-    and in bfloat16 but for less than half a unit in the last place."""
+    """It is what the array has from then on, and what the next step begins with: exactly in
+    float16, and in bfloat16 but for less than half a unit in the last place."""
     info = ml_dtypes.finfo(dtype)
     value = {"most": info.max, "least": info.smallest_subnormal}.get(value, value)
     written = np.full(300, value).astype(dtype)
