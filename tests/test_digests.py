@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference import bits
+from formats import bfloat16_params, code_bits
 
 import fastadam
 from fastadam import _checkpoint
@@ -43,6 +43,16 @@ EXTRAS = {
     "average, clipped, scheduled": {"lr": SCHEDULE, "ema_decay": 0.99, "max_grad_norm": 1.0},
 }
 CASES = [f"{m}; {dtype}; {extra}" for m in MEMBERS for dtype in DTYPES for extra in EXTRAS]
+#: A parameter's dtype, and how its state is stored.
+STORED = ["bfloat16", "float16", "float32 bfloat16", "float32 int8", "complex64 bfloat16",
+          "complex64 int8", "bfloat16 bfloat16", "bfloat16 int8", "float16 int8"]  # fmt: skip
+CASES += [
+    f"{m}; {stored}; {extra}"
+    for m in MEMBERS
+    for stored in STORED
+    for extra in EXTRAS
+    if "centered" not in m or " " not in stored
+]
 FILES = [f"{m}; file" for m in MEMBERS]  # safetensors orders its metadata at random
 
 
@@ -54,18 +64,28 @@ def numbers(shape, dtype, seed):
     mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53 - 0.5
     x = np.ldexp(x, -(mixed % np.uint64(140)).astype(np.int32) * (mixed % np.uint64(5) == 0))
+    if dtype.name == "bfloat16":
+        x = bfloat16_params(x.astype(np.float32))
+        return x.view(dtype).reshape(shape)
     return x.astype(np.empty(0, dtype).real.dtype).view(dtype).reshape(shape)
 
 
-def trained(member, dtype, extra, steps=STEPS):
+def trained(member, stored, extra, steps=STEPS):
     """An optimizer after some steps, and its parameters."""
+    dtype, _, state_dtype = stored.partition(" ")
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
     shapes = {"w": (7, 43), "b": (7,), "s": (), "empty": (0, 3)}
+    storage = {}
+    if state_dtype:
+        shapes["w"], storage = (61, 71), {"state_dtype": state_dtype, "seed": 6}
     params = {k: numbers(shape, dtype, i) for i, (k, shape) in enumerate(shapes.items())}
     make = getattr(fastadam, member.partition(",")[0])
-    opt = make(params, **{**MEMBERS[member], **EXTRAS[extra]})
+    opt = make(params, **{**MEMBERS[member], **EXTRAS[extra], **storage})
     for step in range(steps):
+        given = np.float32 if np.dtype(dtype).itemsize == 2 and step % 4 == 2 else dtype
         grads = {
-            k: numbers(shape, dtype, 10 * step + 5 + i)
+            k: numbers(shape, given, 10 * step + 5 + i)
             for i, (k, shape) in enumerate(shapes.items())
         }
         if step % 3 == 1:
@@ -80,10 +100,10 @@ def digest(*parts):
 
 def digest_of_case(case):
     opt, params = trained(*case.split("; "))
-    found = [bits(array) for array in params.values()]
+    found = [code_bits(array) for array in params.values()]
     for entry in opt.state_dict()["state"].values():
         found += [
-            bits(value) for _, value in sorted(entry.items()) if isinstance(value, np.ndarray)
+            code_bits(value) for _, value in sorted(entry.items()) if isinstance(value, np.ndarray)
         ]
         found += [
             f"{name}={value!r}".encode()
