@@ -4,9 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+from formats import code_bits
 from reference import bits, rule
 
 import fastadam
+from fastadam import _backend
 
 OPTIONS = [
     {"weight_decay": wd, "decoupled_weight_decay": dec, "maximize": mx, "epsilon_hat": hat}
@@ -132,3 +134,76 @@ def test_training_in_parts_is_training_in_one():
         one.step(g)
         many.step(np.split(g, [1, 10, 500, 507]))
     assert whole.tobytes() == np.concatenate(pieces).tobytes()
+
+
+def coded(rng, n, param, moments, offset=0):
+    """Arrays for a step, of which some are codes, each in a place of its own in a cache line."""
+
+    def placed(values, k):
+        room = np.zeros(values.size + 64, values.dtype)[k * offset % 32 :][: values.size]
+        room[...] = values
+        return room
+
+    def drawn(dtype, k):
+        with np.errstate(over="ignore"):
+            return placed(wide(rng, n, np.float32, 4).astype(dtype), k)
+
+    p, g, m, v = (drawn(dtype, k) for k, dtype in enumerate((param, param, moments, moments), 1))
+    v = placed(np.abs(v), 9)
+    rest = None
+    if param == np.float16:
+        rest = placed(p.astype(np.float32), 5)
+    elif param != np.float32:
+        rest = placed(rng.integers(-(2**15), 2**15, n).astype(np.int16), 5)
+    return [p, g, m, v, rest]
+
+
+def check_coded(rng, n, param, moments, offset=0):
+    """A step gives the bytes that it gives in NumPy, and writes nothing beside its arrays."""
+    arrays = coded(rng, n, param, moments, offset)
+    plain = [None if array is None else array.copy() for array in arrays]
+    around = [None if array is None else array.base.copy() for array in arrays]
+    options = {"step": 3, "lr": 0.1, "weight_decay": 0.1, "seed": 77}
+    p, g, m, v, rest = arrays
+    fastadam.adam_step(p, g, m, v, param_rest=rest, **options)
+    with _backend.using("numpy"):
+        p, g, m, v, rest = plain
+        fastadam.adam_step(p, g, m, v, param_rest=rest, **options)
+    for array, expected, before in zip(arrays, plain, around, strict=True):
+        if array is not None:
+            assert code_bits(array) == code_bits(expected)
+            array[...] = 0
+            start = (array.ctypes.data - array.base.ctypes.data) // array.itemsize
+            before[start : start + n] = 0
+            assert code_bits(array.base) == code_bits(before)
+
+
+CODED = [
+    ("float32", "bfloat16"),
+    ("float16", "float32"),
+    ("float16", "bfloat16"),
+    ("bfloat16", "float32"),
+    ("bfloat16", "bfloat16"),
+]
+
+
+@pytest.fixture
+def dtypes(request):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    names = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}
+    return [names[name] for name in request.param]
+
+
+@pytest.mark.parametrize("dtypes", CODED, indirect=True)
+def test_every_length_of_codes(dtypes):
+    rng = np.random.default_rng(5)
+    for n in [*range(200), *LENGTHS[-6:], 8 * 64, 12 * 64 + 1]:
+        check_coded(rng, n, *dtypes)
+
+
+@pytest.mark.parametrize("n", [3, 64, 130, 1100])
+@pytest.mark.parametrize("dtypes", CODED, indirect=True)
+def test_every_offset_of_codes(dtypes, n):
+    rng = np.random.default_rng(6)
+    for offset in range(32):
+        check_coded(rng, n, *dtypes, offset)
