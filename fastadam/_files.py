@@ -72,6 +72,8 @@ DTYPES = {
     "|u1": "U8",
     BFLOAT16: "BF16",
 }
+#: The dtypes of arrays that have the numbers which files call so.
+STORED = {name: np.dtype("<u2" if name == BFLOAT16 else name) for name in DTYPES}
 # Checksums would be slower than the file if one thread computed them: a cached file is read at
 # 6 GB/s, and CRC-32 runs at 3.5 GB/s in each thread (SHA-256, in hardware, at 1.5, BLAKE2b at 0.6).
 THREADS = 4
@@ -214,7 +216,7 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
             raise ValueError(f"damaged (its arrays need {total} bytes, which is not what it has)")
         try:
             arrays = {
-                name: np.empty(shape, stored(dtype)) for name, (shape, dtype) in specs.items()
+                name: np.empty(shape, STORED[dtype]) for name, (shape, dtype) in specs.items()
             }
         except ValueError as error:  # an array without elements that is too long in one axis
             raise ValueError(f"damaged ({error})") from None
@@ -272,13 +274,8 @@ def _parse(text: bytes) -> tuple[dict[str, Any], dict[str, Spec], int]:
         if offset != total:
             raise ValueError(f"damaged ({label}.offset is {offset}, expected {total})")
         specs[name] = Spec(tuple(shape), dtype)
-        total += _padded(math.prod(shape) * stored(dtype).itemsize)
+        total += _padded(math.prod(shape) * STORED[dtype].itemsize)
     return header, specs, total
-
-
-def stored(dtype: str) -> np.dtype[Any]:
-    """The dtype of an array that has the numbers which a file calls so."""
-    return np.dtype("<u2" if dtype == BFLOAT16 else dtype)
 
 
 def _check_version(found: int | str) -> None:
@@ -492,7 +489,7 @@ def _read_safetensors(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
     if metadata["crc32"] != _metadata_sum(text, content.values()):
         raise ValueError(DAMAGED)
     return header, {
-        name: _native(content[name].reshape(-1).view(stored(dtype)).reshape(shape))
+        name: _native(content[name].reshape(-1).view(STORED[dtype]).reshape(shape))
         for name, (shape, dtype) in specs.items()
     }
 
@@ -523,7 +520,7 @@ def _real_spec(spec: Spec) -> Spec:
 def _real(array: Array) -> Array:
     """The array as a safetensors file stores it; it shares its memory."""
     shape, dtype = _real_spec(_spec(array))
-    return array.reshape(-1).view(stored(dtype)).reshape(shape)
+    return array.reshape(-1).view(STORED[dtype]).reshape(shape)
 
 
 def _reason(path: str, error: Exception) -> str:

@@ -329,7 +329,8 @@ def converted(
     numbers = quietly(decoded_state, rule, stored, param)
     if dtype in (BFLOAT16, INT8):
         numbers = quietly(encoded_state, rule, numbers, param, dtype, seed, step)
-    return {name: array for name, array in zip(rule.states, numbers, strict=True) if name in state}
+    named = zip(rule.states, numbers, strict=True)
+    return {name: array for name, array in named if array is not None}
 
 
 def _read_count(rule: Rule, label: str, entry: Mapping[str, Any]) -> int:
