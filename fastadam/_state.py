@@ -308,14 +308,6 @@ def _array_of(label: str, value: Any, param: Array) -> Array:
     return codes_of(check_is_array(label, value, computed_in(param), param.shape))
 
 
-def _array_of_tensor(value: Any) -> Any:
-    """The codes in a tensor of torch's, as an array; another value as it is."""
-    name = str(getattr(value, "dtype", None))
-    if name == "torch.bfloat16":  # for which NumPy has no dtype
-        return value.detach().view(sys.modules["torch"].uint16).numpy()
-    return value.detach().numpy() if name in ("torch.uint8", "torch.uint16") else value
-
-
 def converted(
     rule: Rule,
     state: dict[str, Array],

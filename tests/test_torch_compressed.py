@@ -393,6 +393,21 @@ def test_a_decoded_state_dict_has_float32_numbers():
         assert (entry["exp_avg"].dtype, entry["exp_avg"].shape) == (p.dtype, p.shape)
 
 
+@pytest.mark.filterwarnings("error")
+def test_damaged_codes_give_odd_numbers_and_no_more():
+    optimizer = trained(state_dtype="int8")
+    generator = torch.Generator().manual_seed(6)
+    for moment in (state_of(optimizer)["exp_avg"], state_of(optimizer)["exp_avg_sq"]):
+        moment.random_(0, 256, generator=generator)
+    numbers = optimizer.state_dict(decoded=True)["state"][0]
+    assert numbers["exp_avg_sq"].isinf().any()
+    plain = anew(optimizer)
+    plain.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert bytes_of(state_of(plain)[key]) == bytes_of(numbers[key])
+    go_on(optimizer, 1)
+
+
 def test_options_that_a_state_dict_brings():
     """The seed is taken over, how state is stored is not; torch's has neither."""
     source = trained(state_dtype="bfloat16", seed=5)

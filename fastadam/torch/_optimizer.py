@@ -22,6 +22,7 @@ from fastadam import _backend, _hyper, _rows, _rules
 from fastadam._arrays import Arrays, Counts, Written
 from fastadam._checks import check_separate, check_written
 from fastadam._codecs import INT8, REMAINDER
+from fastadam._quiet import quietly
 from fastadam._slots import (
     decoded_state,
     form,
@@ -550,7 +551,8 @@ def _decoded(
     if _is_stepped_in_float32(param) and any(t.dtype in coded for t in moments.values()):
         array = _array(param)
         found = _moments(rule, label, entry, array)
-        numbers = decoded_state(rule, [found.get(name) for name in rule.states], array)
+        stored = [found.get(name) for name in rule.states]
+        numbers = quietly(decoded_state, rule, stored, array)
         new.update(
             {
                 name: torch.from_numpy(number)
