@@ -265,7 +265,8 @@ UNCLOSED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionW
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=UNCLOSED if case == "save" else ()) for case in CASES]
+    "case",
+    [pytest.param(case, marks=UNCLOSED if case in ("save", "load") else ()) for case in CASES],
 )
 def test_at_every_moment(case, backend):
     if backend not in (_backend.available[0], "numpy"):
