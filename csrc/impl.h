@@ -2,6 +2,8 @@
 #ifndef FASTADAM_IMPL_H
 #define FASTADAM_IMPL_H
 
+#include <string.h>
+
 #include "fastadam.h"
 
 #if defined(__GNUC__)
@@ -163,7 +165,16 @@ static inline const void *fa_grad_numbers(const fa_batch *batch, const fa_job *j
     const void *grad = (const char *)job->grad + from * fa_grad_size(job);
     if (job->codec == FA_PLAIN)
         return grad;
-    fa_isas[batch->isa].codecs->decode[job->codec](room, grad, n, 0);
+    fa_decode *decode = fa_isas[batch->isa].codecs->decode[job->codec];
+    const int64_t rest = n % FA_CODE_BLOCK;
+    decode(room, grad, n - rest, 0);
+    if (rest) { /* behind it is other memory */
+        uint16_t codes[FA_CODE_BLOCK] = {0};
+        float numbers[FA_CODE_BLOCK];
+        memcpy(codes, (const uint16_t *)grad + (n - rest), (size_t)rest * sizeof *codes);
+        decode(numbers, codes, FA_CODE_BLOCK, 0);
+        memcpy(room + (n - rest), numbers, (size_t)rest * sizeof *numbers);
+    }
     return room;
 }
 
