@@ -186,8 +186,11 @@ static void prefetch(const fa_room *room)
 
 int fa_is_coded(const fa_job *job)
 {
-    static const fa_format plain;
-    return job->codec != FA_PLAIN || memcmp(&job->array->format, &plain, sizeof plain) != 0;
+    const fa_format *format = &job->array->format;
+    int codecs = job->codec | format->param;
+    for (int k = 0; k < FA_STATES; k++)
+        codecs |= format->state[k];
+    return codecs != FA_PLAIN;
 }
 
 void fa_step_coded(const fa_batch *batch, const fa_job *job, int64_t at, int64_t from, int64_t n,

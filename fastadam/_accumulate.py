@@ -9,7 +9,7 @@ import numpy as np
 
 from fastadam import _rows
 from fastadam._arrays import Arrays
-from fastadam._slots import computed_in, numbers_of
+from fastadam._codecs import computed_in, numbers_of
 from fastadam._types import Array
 
 

@@ -50,7 +50,7 @@ def check_written(label: str, array: Any, like: Array | None = None) -> None:
 
 def check_moment(label: str, array: Any, param: Array) -> None:
     """Check a moment that steps will change in place."""
-    dtype = np.dtype(np.float32) if is_half(param.dtype) else param.dtype
+    dtype = _codecs.computed_in(param)
     found = getattr(array, "dtype", dtype)
     if _codecs.is_bfloat16(found) and dtype == np.float32:
         dtype = found
@@ -59,7 +59,7 @@ def check_moment(label: str, array: Any, param: Array) -> None:
 
 def check_rest(label: str, array: Any, param: Array) -> bool:
     """Check what a parameter lacks of a float32; whether it lacks anything."""
-    if not is_half(param.dtype):
+    if not _codecs.is_half(param.dtype):
         if array is not None:
             raise ValueError(f"{label}: expected None, as the parameter is {param.dtype}")
         return False
@@ -75,18 +75,12 @@ def check_rest(label: str, array: Any, param: Array) -> bool:
 
 def is_supported(dtype: np.dtype[Any]) -> bool:
     """Whether arrays of that dtype can be parameters."""
-    is_half = dtype == _codecs.FLOAT16 or _codecs.is_bfloat16(dtype)
-    return dtype.isnative and (dtype in DTYPES or is_half)
-
-
-def is_half(dtype: np.dtype[Any]) -> bool:
-    """Whether it is float16 or bfloat16, also as the plain arrays of slots have that."""
-    return dtype in (_codecs.FLOAT16, _codecs.BFLOAT16) or _codecs.is_bfloat16(dtype)
+    return dtype.isnative and (dtype in (*DTYPES, _codecs.FLOAT16) or _codecs.is_bfloat16(dtype))
 
 
 def is_stepped_in_float32(dtype: np.dtype[Any]) -> bool:
     """Whether arrays of a dtype are, so that hyper-parameters are rounded to that."""
-    return dtype in (np.float32, np.complex64) or is_half(dtype)
+    return dtype in (np.float32, np.complex64) or _codecs.is_half(dtype)
 
 
 def name_of(dtype: np.dtype[Any]) -> str:
@@ -99,11 +93,6 @@ def real_numbers(array: Array) -> int:
     return array.size * (2 if array.dtype.kind == "c" else 1)
 
 
-def plain_grad(grad: Array) -> Array:
-    """A gradient as backends take it: bfloat16 as uint16, and other dtypes as they are."""
-    return grad.view(_codecs.BFLOAT16) if _codecs.is_bfloat16(grad.dtype) else grad
-
-
 def check_grad(label: str, value: Any, param: Array) -> Array:
     """Check a gradient against its plain parameter; return it as an ndarray.
 
@@ -113,13 +102,13 @@ def check_grad(label: str, value: Any, param: Array) -> Array:
     grad = check_array(label, value, param, mixed=True)
     if grad.dtype == _codecs.BFLOAT16:
         raise TypeError(f"{label}: dtype uint16, expected bfloat16 as the parameter's")
-    return plain_grad(grad)
+    return _codecs.codes_of(grad)
 
 
 def may_mix(array: Array, param: Array) -> bool:
     """Whether arrays of two dtypes are both real ones that are stepped in float32."""
     return (
-        (param.dtype == np.float32 or is_half(param.dtype))
+        (param.dtype == np.float32 or _codecs.is_half(param.dtype))
         and (
             array.dtype == np.float32
             or array.dtype == _codecs.FLOAT16
@@ -194,7 +183,7 @@ def _check_like(label: str, array: Array, param: Array, mixed: bool = False) -> 
         raise ValueError(f"{label}: shape {array.shape}, expected {param.shape} as the parameter's")
     if array.dtype != param.dtype:
         found, others = array.dtype, ""
-        if mixed and (param.dtype == np.float32 or is_half(param.dtype)):
+        if mixed and (param.dtype == np.float32 or _codecs.is_half(param.dtype)):
             names = ["float32", "float16", "bfloat16"]
             names.remove(name_of(param.dtype))
             others = f", {names[0]} or {names[1]}"

@@ -37,6 +37,28 @@ def is_bfloat16(dtype: np.dtype[Any]) -> bool:
     return dtype.name == "bfloat16" and dtype.itemsize == 2
 
 
+def is_half(dtype: np.dtype[Any]) -> bool:
+    """Whether it is float16 or bfloat16, also as the plain arrays of slots have that."""
+    return dtype in (FLOAT16, BFLOAT16) or is_bfloat16(dtype)
+
+
+def codes_of(array: Array) -> Array:
+    """The array, or if it is of bfloat16 a view of it as the backends take that."""
+    return array.view(BFLOAT16) if is_bfloat16(array.dtype) else array
+
+
+def computed_in(param: Array) -> np.dtype[Any]:
+    """The dtype in which a plain parameter is stepped."""
+    return np.dtype(np.float32) if is_half(param.dtype) else param.dtype
+
+
+def numbers_of(array: Array) -> Array:
+    """An array as it is, or the float32 numbers of one in half precision."""
+    if codes_of(array).dtype == BFLOAT16:
+        return bfloat16_numbers(codes_of(array))
+    return array.astype(np.float32) if array.dtype == FLOAT16 else array
+
+
 def n_blocks(n: int) -> int:
     """The blocks of n numbers in 8 bits."""
     return -(-n // BLOCK)

@@ -11,10 +11,10 @@ import numpy as np
 from fastadam import _hyper, _tree
 from fastadam._arrays import Arrays, Written
 from fastadam._checks import check_array, check_separate, check_written, is_stepped_in_float32, kind
-from fastadam._codecs import INT8
+from fastadam._codecs import INT8, codes_of
 from fastadam._hyper import Group
 from fastadam._rules import Rule
-from fastadam._slots import Slot, codes_of, in_c_order, layout_of, slot, stored_as, with_state
+from fastadam._slots import Slot, in_c_order, layout_of, slot, stored_as, with_state
 from fastadam._types import Array
 
 

@@ -147,7 +147,7 @@ cdef class Batch:
     cdef void hold(self, Py_ssize_t i, object grad) noexcept
     cdef bint claim_held(self, bint mended=*) noexcept
     cdef bint claim_one(self, Py_ssize_t i, bint mended) noexcept
-    cdef bint fits(self, Py_ssize_t i, object grad, bint mended=*) noexcept
+    cdef int fits(self, Py_ssize_t i, object grad, bint mended=*) noexcept
     cdef int codec_of(self, Py_ssize_t i, cnp.ndarray grad, bint mended) noexcept
     cdef fa_job *claim(self, Py_ssize_t i, const void *grad, int codec) noexcept
     cdef void release(self) noexcept

@@ -393,7 +393,7 @@ cdef class Batch:
         self.release()
         leaves = self.arrays.leaves(grads)
         for i in range(self.n):
-            if not self.fits(i, leaves[i]):
+            if self.fits(i, leaves[i]) < 0:
                 leaves[i] = self.mended(i, leaves[i])
         self.arrays.check_nest(leaves)
         for i in range(self.n):
@@ -470,11 +470,13 @@ cdef class Batch:
     cdef bint claim_one(self, Py_ssize_t i, bint mended) noexcept:
         cdef cnp.ndarray numbers, values
         cdef fa_job *job
+        cdef int codec
         grad = <object>self.held[i]
         if type(grad) is cnp.ndarray:
-            if not self.fits(i, grad, mended):
+            codec = self.fits(i, grad, mended)
+            if codec < 0:
                 return False
-            self.claim(i, cnp.PyArray_DATA(<cnp.ndarray>grad), self.codec_of(i, grad, mended))
+            self.claim(i, cnp.PyArray_DATA(<cnp.ndarray>grad), codec)
             return True
         if not mended or type(grad) is not Rows or not is_as_made(&self.watched[i]):
             return False
@@ -485,28 +487,29 @@ cdef class Batch:
         job.size = values.shape[0] * job.width
         return True
 
-    cdef bint fits(self, Py_ssize_t i, object grad, bint mended=False) noexcept:
-        """Whether C may walk the gradient along its parameter; both are only looked at."""
+    cdef int fits(self, Py_ssize_t i, object grad, bint mended=False) noexcept:
+        """How C must read the gradient to walk it along its parameter; -1: it may not.
+
+        Both are only looked at. None fits, however it is read.
+        """
         cdef const fa_array *array = &self.c_arrays[i]
         cdef Watched *watched = &self.watched[i]
         if grad is None:
-            return True
+            return FA_PLAIN
         if type(grad) is not cnp.ndarray:
-            return False
+            return -1
         cdef cnp.ndarray g = <cnp.ndarray>grad
         cdef int codec = self.codec_of(i, g, mended)
-        cdef size_t real = fa_real_size(array.dtype) if codec == FA_PLAIN else 2
-        return (
-            codec >= 0
-            and is_as_made(watched)
-            and not touches(
-                self.written, self.n_written, <uintptr_t>cnp.PyArray_DATA(g),
-                array.size * real, &watched.place,
-            )
-        )
+        cdef size_t real = fa_real_size(array.dtype) if codec == FA_PLAIN else sizeof(short)
+        if codec < 0 or not is_as_made(watched) or touches(
+            self.written, self.n_written, <uintptr_t>cnp.PyArray_DATA(g),
+            array.size * real, &watched.place,
+        ):
+            return -1
+        return codec
 
     cdef int codec_of(self, Py_ssize_t i, cnp.ndarray grad, bint mended) noexcept:
-        """How C must read a gradient to walk it along its parameter; -1: it may not.
+        """The same, going by the layout alone.
 
         bfloat16 as uint16 is trusted only among gradients that were mended.
         """

@@ -20,12 +20,12 @@ import numpy as np
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
 from fastadam._codecs import BLOCK as CODE_BLOCK
-from fastadam._codecs import INT8, Codes, is_code
+from fastadam._codecs import INT8, Codes, is_code, numbers_of
 from fastadam._guard import HELD, KEPT, REENTERED, at_once
 from fastadam._quiet import quietly
 from fastadam._rows import Rows
 from fastadam._rules import Block, Scalars, step_blocks
-from fastadam._slots import flat, numbers_of, real_dtype
+from fastadam._slots import flat, real_dtype
 from fastadam._types import Array
 
 

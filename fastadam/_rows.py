@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fastadam._checks import kind, may_mix, name_of
-from fastadam._codecs import BFLOAT16, FLOAT16
+from fastadam._codecs import BFLOAT16, numbers_of
 from fastadam._types import Array
 
 #: A function of each backend that adds up rows, called as sum_rows(values, order, starts).
@@ -150,12 +150,9 @@ def read(label: str, grad: Any, param: Array, sum_rows: SumRows) -> Rows:
     found = f"{label}: a sparse array's values have" if elements else f"{label}: values have"
     if values.shape != expected:
         raise ValueError(f"{found} the shape {values.shape}, expected {expected}")
-    if values.dtype != param.dtype or values.dtype == BFLOAT16:
-        if not may_mix(values, param):
-            raise TypeError(f"{found} the dtype {values.dtype}, expected {name_of(param.dtype)}")
-        values = values.astype(np.float32)
-    elif values.dtype == FLOAT16:
-        values = values.astype(np.float32)
+    if (values.dtype != param.dtype or values.dtype == BFLOAT16) and not may_mix(values, param):
+        raise TypeError(f"{found} the dtype {values.dtype}, expected {name_of(param.dtype)}")
+    values = numbers_of(values)
     _check_range(label, "row", rows, len(param), "rows")
     rows = rows.astype(np.int64, copy=False)
     width = math.prod(param.shape[1:])

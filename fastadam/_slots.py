@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastadam import _codecs
-from fastadam._checks import is_half, real_numbers
+from fastadam._checks import real_numbers
+from fastadam._codecs import codes_of, computed_in, numbers_of
 from fastadam._rules import Rule
 from fastadam._types import Array
 
@@ -91,16 +92,6 @@ def view_of(array: Array) -> Array:
     return np.ndarray.view(array, np.ndarray)
 
 
-def codes_of(array: Array) -> Array:
-    """The array, or if it is of bfloat16 a view of it as the backends take that."""
-    return array.view(_codecs.BFLOAT16) if _codecs.is_bfloat16(array.dtype) else array
-
-
-def computed_in(param: Array) -> np.dtype[Any]:
-    """The dtype in which a plain parameter is stepped."""
-    return np.dtype(np.float32) if is_half(param.dtype) else param.dtype
-
-
 def real_dtype(param: Array) -> np.dtype[Any]:
     """The dtype of the real numbers with which a plain parameter is stepped."""
     return real_of(computed_in(param))
@@ -172,13 +163,6 @@ def rest_of(bare: Slot, values: Array | float | None = None) -> Array | None:
         first = bare.user if values is None else values
         return state_like(bare.param, number, first, np.dtype(np.float32))
     return None
-
-
-def numbers_of(array: Array) -> Array:
-    """An array as it is, or the float32 numbers of one in half precision."""
-    if codes_of(array).dtype == _codecs.BFLOAT16:
-        return _codecs.bfloat16_numbers(codes_of(array))
-    return array.astype(np.float32) if array.dtype == _codecs.FLOAT16 else array
 
 
 def state_like(

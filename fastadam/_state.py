@@ -13,19 +13,16 @@ import numpy as np
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
 from fastadam._checks import check_is_array, is_stepped_in_float32, kind, name_of
-from fastadam._codecs import BFLOAT16, FLOAT16, INT8
+from fastadam._codecs import BFLOAT16, FLOAT16, INT8, codes_of, computed_in, numbers_of
 from fastadam._hyper import Group
 from fastadam._quiet import quietly
 from fastadam._rules import Number, Rule
 from fastadam._slots import (
     Slot,
-    codes_of,
-    computed_in,
     decoded_state,
     encoded_state,
     form,
     lies_as_state,
-    numbers_of,
     rest_of,
     state_like,
     stored_as,

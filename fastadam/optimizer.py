@@ -14,11 +14,12 @@ from fastadam import _backend, _checkpoint, _files, _generators, _groups, _hyper
 from fastadam._accumulate import ACCUMULATED, Sums
 from fastadam._arrays import Arrays, Counts
 from fastadam._average import Averaged, copies_of_averages
+from fastadam._codecs import codes_of
 from fastadam._guard import at_once
 from fastadam._hyper import Group, Schedule
 from fastadam._quiet import quietly
 from fastadam._rules import Rule
-from fastadam._slots import codes_of, restored, slot
+from fastadam._slots import restored, slot
 from fastadam._state import copied, read_state, write_state
 from fastadam._types import Array, GradTree
 

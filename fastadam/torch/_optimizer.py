@@ -23,15 +23,7 @@ from fastadam._arrays import Arrays, Counts, Written
 from fastadam._checks import check_separate, check_written
 from fastadam._codecs import INT8, REMAINDER
 from fastadam._quiet import quietly
-from fastadam._slots import (
-    decoded_state,
-    form,
-    is_plain,
-    rest_of,
-    slot,
-    state_like,
-    stored_as,
-)
+from fastadam._slots import decoded_state, form, is_plain, rest_of, slot, state_like, stored_as
 from fastadam._state import (
     RESTS,
     check_stored,
