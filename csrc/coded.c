@@ -184,15 +184,6 @@ static void prefetch(const fa_room *room)
     }
 }
 
-int fa_is_coded(const fa_job *job)
-{
-    const fa_format *format = &job->array->format;
-    int codecs = job->codec | format->param;
-    for (int k = 0; k < FA_STATES; k++)
-        codecs |= format->state[k];
-    return codecs != FA_PLAIN;
-}
-
 void fa_step_coded(const fa_batch *batch, const fa_job *job, int64_t at, int64_t from, int64_t n,
                    int ahead)
 {

@@ -191,9 +191,14 @@ fa_piece fa_step_piece, fa_touch_piece;
 /* to all elements of all jobs, on several threads. */
 void fa_share(const fa_batch *batch, fa_piece *piece);
 
-/* Whether some of a job's numbers are stored as codes; and the step of n of them, that begin at
-   element `at` of the array and `from` of the gradient. */
-int fa_is_coded(const fa_job *job);
+/* Whether some of a job's numbers are stored as codes; in line, for lists of short arrays. */
+static inline int fa_is_coded(const fa_job *job)
+{
+    static const unsigned char plain[offsetof(fa_format, unit)]; /* the codecs come before it */
+    return job->codec != FA_PLAIN || memcmp(&job->array->format, plain, sizeof plain) != 0;
+}
+
+/* The step of n such elements, that begin at `at` in the array and at `from` in the gradient. */
 void fa_step_coded(const fa_batch *batch, const fa_job *job, int64_t at, int64_t from, int64_t n,
                    int ahead);
 

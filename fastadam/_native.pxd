@@ -148,7 +148,7 @@ cdef class Batch:
     cdef bint claim_held(self, bint mended=*) noexcept
     cdef bint claim_one(self, Py_ssize_t i, bint mended) noexcept
     cdef int fits(self, Py_ssize_t i, object grad, bint mended=*) noexcept
-    cdef int codec_of(self, Py_ssize_t i, cnp.ndarray grad, bint mended) noexcept
+    cdef int codec_of_another(self, Py_ssize_t i, cnp.ndarray grad, bint mended) noexcept
     cdef fa_job *claim(self, Py_ssize_t i, const void *grad, int codec) noexcept
     cdef void release(self) noexcept
     cdef int run(self, int most_threads) except -1

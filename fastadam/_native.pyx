@@ -499,7 +499,9 @@ cdef class Batch:
         if type(grad) is not cnp.ndarray:
             return -1
         cdef cnp.ndarray g = <cnp.ndarray>grad
-        cdef int codec = self.codec_of(i, g, mended)
+        cdef int codec = array.format.param
+        if not is_walked_as(g, &watched.layout):
+            codec = self.codec_of_another(i, g, mended)
         cdef size_t real = fa_real_size(array.dtype) if codec == FA_PLAIN else sizeof(short)
         if codec < 0 or not is_as_made(watched) or touches(
             self.written, self.n_written, <uintptr_t>cnp.PyArray_DATA(g),
@@ -508,8 +510,8 @@ cdef class Batch:
             return -1
         return codec
 
-    cdef int codec_of(self, Py_ssize_t i, cnp.ndarray grad, bint mended) noexcept:
-        """The same, going by the layout alone.
+    cdef int codec_of_another(self, Py_ssize_t i, cnp.ndarray grad, bint mended) noexcept:
+        """The same by the layout alone, for a gradient of another dtype than the parameter's.
 
         bfloat16 as uint16 is trusted only among gradients that were mended.
         """
@@ -517,8 +519,6 @@ cdef class Batch:
         cdef const Layout *layout = &self.watched[i].layout
         cdef int number = cnp.PyArray_TYPE(grad)
         cdef int size = sizeof(float) if array.format.param == FA_PLAIN else sizeof(short)
-        if is_walked_as(grad, layout):
-            return array.format.param
         if (
             array.dtype != FA_FLOAT32
             or layout.type_number == cnp.NPY_COMPLEX64
