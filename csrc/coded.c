@@ -8,8 +8,8 @@
 
 enum {
     BLOCK = FA_CODE_BLOCK, /* codes are decoded in whole blocks, */
-    DECODED = 4 * BLOCK,   /* of which so many elements are in the first cache at a time, */
-    AHEAD = 8 * BLOCK      /* once those so far ahead were asked for */
+    DECODED = 8 * BLOCK,   /* of which so many elements are in the first cache at a time, */
+    AHEAD = 16 * BLOCK     /* once those so far ahead were asked for */
 };
 _Static_assert(FA_BLOCK % BLOCK == 0, "no two threads may have parts of a block");
 
@@ -33,7 +33,6 @@ typedef struct {
     _Alignas(FA_LINE) float param[DECODED];
     _Alignas(FA_LINE) float grad[DECODED];
     _Alignas(FA_LINE) float state[FA_STATES][DECODED];
-    _Alignas(FA_LINE) uint8_t units[DECODED];
 } fa_room;
 
 /* The finalizer of Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014,
@@ -82,13 +81,13 @@ static void begin(fa_room *room, const fa_batch *batch, const fa_job *job, int64
     }
 }
 
-static void find_units(fa_room *room, const fa_codecs *codecs, const fa_format *format, int k,
-                       int64_t n)
+static fa_units units_of(const fa_room *room, const fa_format *format, int k)
 {
-    if (format->unit[k])
-        codecs->find_units(room->units, room->at[STATE + format->unit[k] - 1], n, format->root);
-    else
-        memset(room->units, 0, sizeof room->units);
+    static const uint8_t ones[BLOCK + 1];
+    const int unit = format->unit[k];
+    const fa_units none = {ones, 0, 0};
+    const fa_units found = {(uint8_t *)room->at[STATE + unit - 1], BLOCK + 1, format->root};
+    return unit ? found : none;
 }
 
 static void decode(fa_room *room, const fa_codecs *codecs, const fa_format *format, int64_t n)
@@ -100,10 +99,9 @@ static void decode(fa_room *room, const fa_codecs *codecs, const fa_format *form
     if (room->codec[GRAD] != FA_PLAIN)
         codecs->decode[room->codec[GRAD]](room->grad, room->at[GRAD], n, 0);
     for (int i = 0; i < room->n_coded; i++) {
-        const int k = room->coded[i], codec = format->state[k];
-        if (codec == FA_SIGNED8)
-            find_units(room, codecs, format, k, n);
-        codecs->decode[codec](room->state[k], room->at[STATE + k], n, room->units);
+        const int k = room->coded[i];
+        const fa_units units = units_of(room, format, k);
+        codecs->decode[format->state[k]](room->state[k], room->at[STATE + k], n, &units);
     }
 }
 
@@ -114,11 +112,10 @@ static void encode(fa_room *room, const fa_codecs *codecs, const fa_format *form
     else if (format->param == FA_FLOAT16)
         codecs->encode_param_float16(room->at[PARAM], room->at[REST], n);
     for (int i = 0; i < room->n_coded; i++) {
-        const int k = room->coded[i], codec = format->state[k];
-        if (codec == FA_SIGNED8)
-            find_units(room, codecs, format, k, n);
-        codecs->encode[codec](room->at[STATE + k], room->state[k], n, room->units,
-                              room->dither[k]);
+        const int k = room->coded[i];
+        const fa_units units = units_of(room, format, k);
+        codecs->encode[format->state[k]](room->at[STATE + k], room->state[k], n, &units,
+                                         room->dither[k]);
     }
 }
 

@@ -121,11 +121,18 @@ typedef struct {
 /* 2^32 divided by the golden ratio: multiples of it are spread evenly over the numbers below 2^32. */
 #define FA_DITHER_STEP 0x9E3779B1u
 
-/* n codes and the numbers that they stand for. `units` are those of FA_SIGNED8, as find_units gives
-   them; `dither` decides how the first number is rounded, and those behind it. Blocks are decoded
-   and encoded whole. */
-typedef void fa_decode(float *to, const void *from, int64_t n, const uint8_t *units);
-typedef void fa_encode(void *to, const float *from, int64_t n, const uint8_t *units,
+/* Blocks whose codes tell the units of FA_SIGNED8 (codecs/int8.h). */
+typedef struct {
+    const uint8_t *blocks;
+    int64_t stride; /* bytes from a block to the next */
+    int is_root;
+} fa_units;
+
+/* n codes and the numbers that they stand for. `units` are those of FA_SIGNED8; `dither` decides
+   how the first number is rounded, and those behind it. But for those of gradients, whole blocks
+   are decoded and encoded. */
+typedef void fa_decode(float *to, const void *from, int64_t n, const fa_units *units);
+typedef void fa_encode(void *to, const float *from, int64_t n, const fa_units *units,
                        uint32_t dither);
 /* What codecs.c exports for each instruction set. */
 typedef struct {
@@ -135,7 +142,6 @@ typedef struct {
     void (*encode_param_bfloat16)(void *param, void *rest, const float *from, int64_t n);
     void (*decode_param_float16)(void *rest, const void *param, int64_t n);
     void (*encode_param_float16)(void *param, const void *rest, int64_t n);
-    void (*find_units)(uint8_t *units, const void *codes, int64_t n, int root);
 } fa_codecs;
 
 typedef struct {

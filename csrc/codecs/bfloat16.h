@@ -3,26 +3,36 @@
    Moments are rounded at random, but the same way each time: up or down with the
    probabilities that make the mean right. Rounded to nearest, a moment that changes in a step
    by less than half the distance between neighbours would never change. */
-static void decode_bfloat16(float *to, const void *from, int64_t n, const uint8_t *units)
+static void decode_bfloat16(float *to, const void *from, int64_t n, const fa_units *units)
 {
     const uint16_t *codes = from;
     (void)units;
-    for (; n > 0; n -= BLOCK, codes += BLOCK, to += BLOCK)
+    for (; n >= BLOCK; n -= BLOCK, codes += BLOCK, to += BLOCK)
         for (int i = 0; i < BLOCK; i++)
             to[i] = number_of((uint32_t)codes[i] << 16);
+    for (int64_t i = 0; i < n; i++)
+        to[i] = number_of((uint32_t)codes[i] << 16);
 }
 
-static void encode_bfloat16(void *to, const float *from, int64_t n, const uint8_t *units,
+static void encode_bfloat16(void *to, const float *from, int64_t n, const fa_units *units,
                             uint32_t dither)
 {
-    enum { LARGEST = 0x7F7F0000 }; /* what lies beyond keeps its upper half: infinities, NaNs */
+    /* Infinities, NaNs and what would become infinite keep their upper half. */
+    const ints largest = spread_int(0x7F7F0000);
+    ints dithers[2] = {first_dithers(dither), first_dithers(dither_at(dither, FA_LANES))};
     uint16_t *codes = to;
     (void)units;
-    for (; n > 0; n -= BLOCK, codes += BLOCK, from += BLOCK, dither += BLOCK * FA_DITHER_STEP)
-        for (int i = 0; i < BLOCK; i++) {
-            const uint32_t bits = bits_of(from[i]);
-            const uint32_t random = dither_at(dither, i) >> 16;
-            codes[i] = (uint16_t)((bits + ((bits & MAGNITUDE) < LARGEST ? random : 0)) >> 16);
+    for (; n > 0; n -= BLOCK, codes += BLOCK, from += BLOCK)
+        for (int i = 0; i < BLOCK; i += 2 * FA_LANES) {
+            ints halves[2];
+            for (int k = 0; k < 2; k++) {
+                const real x = load(from + i + k * FA_LANES);
+                const ints random = shifted_right(dithers[k], 16);
+                const ints up = where_less(ints_of(magnitude(x)), largest, random);
+                halves[k] = added(ints_of(x), up) >> 16;
+                dithers[k] = later_dithers(dithers[k], 2);
+            }
+            store_halves(codes + i, halves[0], halves[1]);
         }
 }
 
@@ -51,9 +61,9 @@ static void encode_param_bfloat16(void *param, void *rest, const float *from, in
     int16_t *lower = rest;
     for (; n > 0; n -= BLOCK, upper += BLOCK, lower += BLOCK, from += BLOCK)
         for (int i = 0; i < BLOCK; i++) {
-            const uint32_t bits = bits_of(from[i]);
-            const uint32_t quiet = (bits | 0x00400000) & 0xFFFF0000; /* a NaN stays one */
-            const uint32_t kept = (bits & MAGNITUDE) > INFINITE ? quiet : bits;
+            const uint32_t pattern = bits_of(from[i]);
+            const uint32_t quiet = (pattern | 0x00400000) & 0xFFFF0000; /* a NaN stays one */
+            const uint32_t kept = (pattern & MAGNITUDE) > INFINITE ? quiet : pattern;
             upper[i] = (uint16_t)((kept + 0x8000) >> 16);
             lower[i] = (int16_t)(uint16_t)kept;
         }

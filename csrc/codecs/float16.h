@@ -1,46 +1,96 @@
 /* float16 (binary16 of IEEE 754), for gradients and parameters. No number below the smallest
    normal float32 takes part in arithmetic: a CPU may have been told to take it for zero. */
-static inline float float16_number(uint32_t code)
+#if FA_BYTES == 64
+
+FA_INLINE real float16_numbers(const uint16_t *codes)
 {
-    const uint32_t smallest = 113u << 23; /* 2^-14, as a float32 */
-    const uint32_t moved = (code & 0x7FFF) << 13;
-    const uint32_t normal = moved + (112u << 23), beyond = moved | INFINITE;
-    const uint32_t subnormal = bits_of(number_of(moved + smallest) - number_of(smallest));
-    const uint32_t size = moved < 0x0400u << 13 ? subnormal : moved < 0x7C00u << 13 ? normal : beyond;
-    return number_of(size | (code & 0x8000) << 16);
+    return (real)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)codes));
+}
+FA_INLINE ints float16_codes(real x)
+{
+    enum { TO_NEAREST = 0 }; /* whatever MXCSR says */
+    return (ints)_mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)x, TO_NEAREST));
+}
+
+#elif FA_BYTES == 32 && defined(__F16C__)
+
+FA_INLINE real float16_numbers(const uint16_t *codes)
+{
+    return (real)_mm256_cvtph_ps(_mm_loadu_si128((const void *)codes));
+}
+FA_INLINE ints float16_codes(real x)
+{
+    enum { TO_NEAREST = 0 };
+    return (ints)_mm256_cvtepu16_epi32(_mm256_cvtps_ph((__m256)x, TO_NEAREST));
+}
+
+#else
+
+FA_INLINE real float16_numbers(const uint16_t *from)
+{
+    const ints codes = load_halves(from);
+    const ints moved = shifted_left(codes & 0x7FFF, 13), smallest = spread_int(113 << 23); /* 2^-14 */
+    const ints normal = moved + (112 << 23);
+    const ints subnormal = ints_of(real_of(moved + smallest) - real_of(smallest));
+    const ints quiet = where_less(spread_int(0x7C00 << 13), moved, spread_int(0x00400000));
+    const ints finite = choose_less(moved, spread_int(0x0400 << 13), subnormal, normal);
+    const ints size = choose_less(moved, spread_int(0x7C00 << 13), finite, moved | quiet | INFINITE);
+    return real_of(size | shifted_left(codes & 0x8000, 16));
 }
 
 /* The nearest float16, of two the even one. */
-static inline uint32_t float16_code(float number)
+FA_INLINE ints float16_codes(real x)
 {
-    const uint32_t bits = bits_of(number), size = bits & MAGNITUDE;
-    const uint32_t normal = (size - (112u << 23) + 0x0FFF + (size >> 13 & 1)) >> 13;
+    const ints size = ints_of(magnitude(x));
+    const ints even = shifted_right(size, 13) & 1;
+    const ints normal = shifted_right(size - (112 << 23) + 0x0FFF + even, 13);
     /* To a half, units of 2^-24 are added: those of a subnormal float16. */
-    const uint32_t subnormal = bits_of(number_of(size) + 0.5f) - bits_of(0.5f);
-    const uint32_t beyond = size > INFINITE ? 0x7E00 : 0x7C00;
-    const uint32_t code = size < 113u << 23 ? subnormal : size < 0x477FF000 ? normal : beyond;
-    return code | (bits >> 16 & 0x8000);
+    const ints half = spread_int(126 << 23);
+    const ints subnormal = ints_of(real_of(size) + real_of(half)) - half;
+    const ints nan = (shifted_right(size, 13) & 0x3FF) | 0x7E00;
+    const ints beyond = choose_less(spread_int(INFINITE), size, nan, spread_int(0x7C00));
+    const ints above = choose_less(size, spread_int(0x477FF000), normal, beyond);
+    const ints code = choose_less(size, spread_int(113 << 23), subnormal, above);
+    return code | (shifted_right(ints_of(x), 16) & 0x8000);
 }
 
-static void decode_float16(float *to, const void *from, int64_t n, const uint8_t *units)
+#endif
+
+static void decode_float16(float *to, const void *from, int64_t n, const fa_units *units)
 {
     const uint16_t *codes = from;
+    uint16_t last[FA_LANES] = {0};
     (void)units;
-    for (; n > 0; n -= BLOCK, codes += BLOCK, to += BLOCK)
-        for (int i = 0; i < BLOCK; i++)
-            to[i] = float16_number(codes[i]);
+    for (; n >= BLOCK; n -= BLOCK, codes += BLOCK, to += BLOCK)
+        for (int i = 0; i < BLOCK; i += FA_LANES)
+            store(to + i, float16_numbers(codes + i));
+    for (; n > 0; n -= FA_LANES, codes += FA_LANES, to += FA_LANES) {
+        const int64_t some = n < FA_LANES ? n : FA_LANES;
+        memcpy(last, codes, (size_t)some * sizeof *codes);
+        if (n >= FA_LANES)
+            store(to, float16_numbers(last));
+        else
+            store_first(to, float16_numbers(last), n);
+    }
 }
 
-/* The float32 beside a parameter, or what a user has written into the parameter since. */
+/* The float32 beside a parameter is kept, unless a user has written into the parameter since. */
 static void decode_param_float16(void *rest, const void *param, int64_t n)
 {
     const uint16_t *codes = param;
     float *master = rest;
-    for (; n > 0; n -= BLOCK, codes += BLOCK, master += BLOCK)
-        for (int i = 0; i < BLOCK; i++) {
-            const float kept = master[i], written = float16_number(codes[i]);
-            master[i] = float16_code(kept) == codes[i] ? kept : written;
+    for (; n > 0; n -= BLOCK, codes += BLOCK, master += BLOCK) {
+        ints different = spread_int(0);
+        for (int i = 0; i < BLOCK; i += FA_LANES)
+            different |= float16_codes(load(master + i)) ^ load_halves(codes + i);
+        if (!any(different))
+            continue;
+        for (int i = 0; i < BLOCK; i += FA_LANES) {
+            const real kept = load(master + i), written = float16_numbers(codes + i);
+            store(master + i,
+                  where_equal(float16_codes(kept), load_halves(codes + i), kept, written));
         }
+    }
 }
 
 static void encode_param_float16(void *param, const void *rest, int64_t n)
@@ -48,6 +98,7 @@ static void encode_param_float16(void *param, const void *rest, int64_t n)
     uint16_t *codes = param;
     const float *master = rest;
     for (; n > 0; n -= BLOCK, codes += BLOCK, master += BLOCK)
-        for (int i = 0; i < BLOCK; i++)
-            codes[i] = (uint16_t)float16_code(master[i]);
+        for (int i = 0; i < BLOCK; i += 2 * FA_LANES)
+            store_halves(codes + i, float16_codes(load(master + i)),
+                         float16_codes(load(master + i + FA_LANES)));
 }

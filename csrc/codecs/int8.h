@@ -1,172 +1,240 @@
 /* Moments in 8 bits: blocks of 64 numbers, of which each is a byte that scales them and then a
    byte for each, its code. They are rounded at random, as in bfloat16.h.
 
-   In both kinds of blocks nearly all are finite and of a moderate size, for which the loops are
-   written; the others are encoded one by one. */
+   The scale is even. Where a block has numbers that are too large or not finite, it is encoded
+   with zeros and large numbers in their place, and 1 is added to the scale: then the largest
+   code stands for what is not finite. */
 enum {
     CODE_BYTES = BLOCK + 1,
-    MOST = 0x7F4FFFFF, /* the bits of 2.8e38: what is larger and finite is stored as this */
+    VECTORS = BLOCK / FA_LANES,
+    MARKED = 1, /* added to a block's scale */
 
-    POSITIVE_SHIFT = 20,  /* of a float32's bits, those that a code lacks */
-    POSITIVE_POWERS = 31, /* of two, that a code can be below the block's largest number */
-    POSITIVE_INFINITE = 255,
-    /* What brings the largest number to the next power of two, unless that has room for its code
-       to be rounded up and to stay below the one for infinity. */
-    POSITIVE_ROOM = 2 * (1 << POSITIVE_SHIFT) - 1,
+    POSITIVE_SHIFT = 20, /* of a float32's bits, those that a code lacks */
+    POSITIVE_POWERS = 31, /* of two, that a block's largest number can be above its unit */
+    POSITIVE_ROOM = (1 << POSITIVE_SHIFT) - 1, /* below the next power, for rounding up */
+    POSITIVE_LEAST = 4, /* scale, for which no code stands for a subnormal number */
+    POSITIVE_MOST = 0x7F6FFFFF, /* the bits of the largest number that has room */
+    POSITIVE_LARGEST = 255,
 
     SIGNED_SHIFT = 19,
-    SIGNED_NAN = 127,
-    SIGNED_POWER = 6, /* of two, that a block's largest scaled number has at least */
-    SIGNED_ROOM = 1 << 21, /* as above */
-    SIGNED_LEAST = 5, SIGNED_LARGEST = 218 /* scales, for which no product is subnormal or infinite */
+    SIGNED_BASE = 0x3C000000, /* the bits of 2^-7, whose exponent ends with three zeros */
+    SIGNED_ROOM = 0x08FFFF, /* what 247 lacks of 256 in the last place: 127 is its code */
+    SIGNED_LEAST = 12, /* scale, for which no code stands for a subnormal number */
+    SIGNED_MOST = 0x6F000000, /* the bits of the largest number that any unit has room for */
+    SIGNED_LARGEST = 127
 };
 
-/* Numbers that are not negative, such as second moments. A code is the exponent and three bits of
-   the mantissa, counted from 31 powers of two below the block's largest number. What is not zero
-   is never stored as zero, or a step would divide by that. A NaN becomes infinite. */
-static void decode_positive8(float *to, const void *from, int64_t n, const uint8_t *units)
+/* Numbers without those that a block cannot hold. */
+static void tame(float *to, const float *from, uint32_t most, uint32_t sign)
+{
+    for (int i = 0; i < BLOCK; i++) {
+        const uint32_t pattern = bits_of(from[i]), size = pattern & MAGNITUDE;
+        const uint32_t tamed = size < INFINITE ? (size < most ? size : most) | (pattern & sign) : 0;
+        to[i] = number_of(tamed);
+    }
+}
+
+/* Marks among the codes of tamed numbers those that were not finite. */
+static void mark(uint8_t *codes, const float *from, uint8_t largest)
+{
+    for (int i = 0; i < BLOCK; i++) {
+        const uint8_t size = codes[i] & largest, most = (uint8_t)(largest - 1);
+        const uint8_t kept = size < most ? size : most;
+        const int is_finite = (bits_of(from[i]) & MAGNITUDE) < INFINITE;
+        codes[i] = (uint8_t)((codes[i] & ~largest) | (is_finite ? kept : largest));
+    }
+}
+
+/* Numbers that are not negative, such as second moments. In a unit of the block's own, a power of
+   two, 1 is added to them; the sum's exponent and three bits of its mantissa are the code: steps
+   are even for numbers below the unit, and proportional beyond. What is positive is never stored
+   as zero, or a step would divide by that. A NaN becomes infinite. */
+FA_INLINE real load_positive8(const uint8_t *codes, uint8_t scale)
+{
+    const ints unit = spread_int((scale & ~MARKED) * (1 << 23)), code = load_bytes(codes);
+    const ints sum = added(shifted_left(code, POSITIVE_SHIFT), unit);
+    const real x = real_of(sum) - real_of(unit);
+    if (scale & MARKED)
+        return where_equal(code, spread_int(POSITIVE_LARGEST), real_of(spread_int(INFINITE)), x);
+    return x;
+}
+
+static void decode_positive8(float *to, const void *from, int64_t n, const fa_units *units)
 {
     const uint8_t *block = from;
     (void)units;
     for (; n > 0; n -= BLOCK, to += BLOCK, block += CODE_BYTES) {
-        const int32_t base = (block[0] - POSITIVE_POWERS) * (1 << 23);
-        for (int i = 0; i < BLOCK; i++) {
-            const int32_t code = block[1 + i], bits = code * (1 << POSITIVE_SHIFT) + base;
-            const int32_t size = code == 0 ? 0 : bits;
-            to[i] = number_of((uint32_t)(code == POSITIVE_INFINITE ? INFINITE : size));
-        }
+        const uint8_t scale = block[0];
+        for (int i = 0; i < BLOCK; i += FA_LANES)
+            store(to + i, load_positive8(block + 1 + i, scale));
     }
 }
 
-static inline int32_t positive_code(int32_t size, int32_t base, uint32_t dither)
+static int32_t positive_top(const float *from)
 {
-    const int32_t random = (int32_t)(dither >> (32 - POSITIVE_SHIFT));
-    const int32_t code = larger((size - base + random) >> POSITIVE_SHIFT, 1);
-    return size == 0 ? 0 : code;
+    ints top = spread_int(0);
+    for (int i = 0; i < BLOCK; i += FA_LANES)
+        top = larger_ints(top, ints_of(magnitude(load(from + i))));
+    return largest_of(top);
 }
 
-/* The largest of a block's finite numbers. */
-static int32_t finite_top(const float *from)
-{
-    int32_t top = 0;
-    for (int i = 0; i < BLOCK; i++) {
-        const int32_t size = (int32_t)(bits_of(from[i]) & MAGNITUDE);
-        if (size < INFINITE)
-            top = larger(top, smaller(size, MOST));
-    }
-    return top;
-}
-
-static void encode_positive8(void *to, const float *from, int64_t n, const uint8_t *units,
+static void encode_positive8(void *to, const float *from, int64_t n, const fa_units *units,
                              uint32_t dither)
 {
+    float tamed[BLOCK];
     uint8_t *block = to;
     (void)units;
-    for (; n > 0; n -= BLOCK, from += BLOCK, block += CODE_BYTES, dither += BLOCK * FA_DITHER_STEP) {
-        uint32_t top = 0;
-        int32_t codes[BLOCK];
-        for (int i = 0; i < BLOCK; i++)
-            top = top > bits_of(from[i]) ? top : bits_of(from[i]);
-        const int is_usual = top <= MOST;
-        const int32_t largest = is_usual ? (int32_t)top : finite_top(from);
-        const int32_t exponent = (largest + POSITIVE_ROOM) >> 23;
-        const int32_t base = (exponent - POSITIVE_POWERS) * (1 << 23);
-        for (int i = 0; is_usual && i < BLOCK; i++)
-            codes[i] = positive_code((int32_t)bits_of(from[i]), base, dither_at(dither, i));
-        for (int i = 0; !is_usual && i < BLOCK; i++) {
-            const int32_t size = (int32_t)(bits_of(from[i]) & MAGNITUDE);
-            codes[i] = size < INFINITE
-                           ? positive_code(smaller(size, MOST), base, dither_at(dither, i))
-                           : POSITIVE_INFINITE;
+    for (int64_t i = 0; i < n; i += BLOCK, block += CODE_BYTES) {
+        int32_t top = positive_top(from + i);
+        const int marked = top > POSITIVE_MOST;
+        if (marked) {
+            tame(tamed, from + i, POSITIVE_MOST, 0);
+            top = positive_top(tamed);
         }
-        block[0] = (uint8_t)exponent;
-        for (int i = 0; i < BLOCK; i++)
-            block[1 + i] = (uint8_t)codes[i];
+        const int32_t needed = ((top + POSITIVE_ROOM) >> 23) - POSITIVE_POWERS;
+        block[0] = (uint8_t)((larger(needed + 1, POSITIVE_LEAST) & ~1) | marked);
+    }
+    block = to;
+    ints dithers[4];
+    for (int k = 0; k < 4; k++)
+        dithers[k] = first_dithers(dither_at(dither, k * FA_LANES));
+    const ints zero = spread_int(0);
+    for (; n > 0; n -= BLOCK, from += BLOCK, block += CODE_BYTES) {
+        const int32_t scale = block[0] & ~MARKED;
+        const real unit = real_of(spread_int(scale * (1 << 23)));
+        const ints least = spread_int((scale - 3) * (1 << 23)); /* of the code 1 */
+        const float *numbers = from;
+        if (block[0] & MARKED) {
+            tame(tamed, from, POSITIVE_MOST, 0);
+            numbers = tamed;
+        }
+        for (int i = 0; i < BLOCK; i += 4 * FA_LANES) {
+            ints codes[4];
+            for (int k = 0; k < 4; k++) {
+                const ints size = ints_of(load(numbers + i + k * FA_LANES));
+                const ints raised = where_less(zero, size, larger_ints(size, least));
+                const ints sum = added(ints_of(real_of(raised) + unit),
+                                       shifted_right(dithers[k], 32 - POSITIVE_SHIFT));
+                codes[k] = shifted_right(sum, POSITIVE_SHIFT);
+                dithers[k] = later_dithers(dithers[k], 4);
+            }
+            store_bytes(block + 1 + i, codes, scale << (23 - POSITIVE_SHIFT));
+        }
+        if (block[0] & MARKED)
+            mark(block + 1, from, POSITIVE_LARGEST);
     }
 }
 
-/* Signed numbers, each in a unit of its own: 2 to the power of units[i]. For a first moment that is
-   near the root of the second moment, by which it will be divided (find_units): so the error is
-   small beside what it is divided by, however different a block's numbers are. The block's byte
-   is the exponent of the scale, in a float32's form; in units times the scale, the largest number is
-   between 2^6 and 2^8. Then 1 is added, and exponent and upper mantissa of the sum are the code:
-   steps are even for numbers below 1, and proportional beyond. The code's upper bit is the sign, and
-   127 is NaN. */
-static void decode_signed8(float *to, const void *from, int64_t n, const uint8_t *units)
+/* Powers of two, as what is added to a float32's bits: by how many the numbers with these codes,
+   or their roots, are above the smallest that a code stands for. */
+FA_INLINE ints units_of(const uint8_t *codes, const int is_root)
 {
-    const uint8_t *block = from;
-    for (; n > 0; n -= BLOCK, to += BLOCK, units += BLOCK, block += CODE_BYTES) {
-        const uint32_t scale = block[0];
-        for (int i = 0; i < BLOCK; i++) {
-            const uint32_t code = block[1 + i] & 0x7Fu, sign = (block[1 + i] & 0x80u) << 24;
-            const float scaled = number_of((code << SIGNED_SHIFT) + ONE) - 1;
-            const float size = scaled * number_of((scale + units[i]) << 23);
-            to[i] = number_of(sign | (code == SIGNED_NAN ? QUIET_NAN : bits_of(size)));
+    return is_root ? shifted_left(load_bytes(codes) & 0xF0, 23 - 4)
+                   : shifted_left(load_bytes(codes) & 0xF8, 23 - 3);
+}
+
+/* Signed numbers, each in a unit of its own. For a first moment that is near the root of the second
+   moment, by which it will be divided: so the error is small beside what it is divided by, however
+   different a block's numbers are. The scale is that of all units; of numbers in them the codes
+   are made as above, with four bits of the mantissa. A code's upper bit is the sign. What is not
+   finite becomes NaN. */
+FA_INLINE real load_signed8(const uint8_t *codes, uint8_t scale, ints units)
+{
+    const ints base = spread_int(SIGNED_BASE), code = load_bytes(codes);
+    const ints power = added(spread_int((scale & ~MARKED) * (1 << 23)), units);
+    const ints sum = (shifted_left(code, SIGNED_SHIFT) & (SIGNED_LARGEST << SIGNED_SHIFT)) | base;
+    const ints size = ints_of((real_of(sum) - real_of(base)) * real_of(power));
+    const real x = real_of(size | (shifted_left(code, 24) & ~MAGNITUDE));
+    if (scale & MARKED)
+        return where_equal(code & SIGNED_LARGEST, spread_int(SIGNED_LARGEST),
+                           real_of(spread_int(QUIET_NAN)), x);
+    return x;
+}
+
+FA_INLINE void decode_signed(float *to, const uint8_t *block, int64_t n, const fa_units *units,
+                             const int is_root)
+{
+    const uint8_t *beside = units->blocks;
+    for (; n > 0; n -= BLOCK, to += BLOCK, block += CODE_BYTES, beside += units->stride) {
+        const uint8_t scale = block[0];
+        for (int i = 0; i < BLOCK; i += FA_LANES)
+            store(to + i, load_signed8(block + 1 + i, scale, units_of(beside + 1 + i, is_root)));
+    }
+}
+
+static void decode_signed8(float *to, const void *from, int64_t n, const fa_units *units)
+{
+    if (units->is_root)
+        decode_signed(to, from, n, units, 1);
+    else
+        decode_signed(to, from, n, units, 0);
+}
+
+/* The power of two of the largest number in its unit. What is not finite is above SIGNED_MOST, for
+   all units are below 2^32. The units are noted. */
+FA_INLINE int32_t signed_top(const float *from, ints units[])
+{
+    ints top = spread_int(0);
+    for (int i = 0; i < VECTORS; i++)
+        top = larger_ints(top, ints_of(magnitude(load(from + i * FA_LANES))) - units[i]);
+    return largest_of(top);
+}
+
+FA_INLINE void encode_signed(uint8_t *block, const float *from, int64_t n, const fa_units *units,
+                             uint32_t dither, const int is_root)
+{
+    enum { TOGETHER = 8 }; /* blocks: what one waits for, others need not */
+    const real base = real_of(spread_int(SIGNED_BASE));
+    const uint8_t *beside = units->blocks + 1;
+    ints dithers[4], powers[TOGETHER][VECTORS];
+    for (int k = 0; k < 4; k++)
+        dithers[k] = first_dithers(dither_at(dither, k * FA_LANES));
+    while (n > 0) {
+        const int blocks = n < TOGETHER * BLOCK ? (int)(n / BLOCK) : TOGETHER;
+        float tamed[BLOCK];
+        for (int b = 0; b < blocks; b++, beside += units->stride) {
+            for (int i = 0; i < VECTORS; i++)
+                powers[b][i] = units_of(beside + i * FA_LANES, is_root);
+            int32_t top = signed_top(from + b * BLOCK, powers[b]);
+            const int marked = top > SIGNED_MOST;
+            if (marked) {
+                tame(tamed, from + b * BLOCK, SIGNED_MOST, ~(uint32_t)MAGNITUDE);
+                top = signed_top(tamed, powers[b]);
+            }
+            const int32_t scale = larger(((top + SIGNED_ROOM) >> 23) + 1, SIGNED_LEAST) & ~1;
+            block[b * CODE_BYTES] = (uint8_t)(scale | marked);
+        }
+        for (int b = 0; b < blocks; b++, from += BLOCK, n -= BLOCK, block += CODE_BYTES) {
+            const int marked = block[0] & MARKED;
+            const ints inverse = spread_int((254 - (block[0] & ~MARKED)) * (1 << 23));
+            const float *numbers = marked ? tamed : from;
+            if (marked)
+                tame(tamed, from, SIGNED_MOST, ~(uint32_t)MAGNITUDE);
+            for (int i = 0; i < VECTORS; i += 4) {
+                ints codes[4];
+                for (int k = 0; k < 4; k++) {
+                    const real x = load(numbers + (i + k) * FA_LANES);
+                    const real scaled = magnitude(x) * real_of(inverse - powers[b][i + k]);
+                    const ints random = shifted_right(dithers[k], 32 - SIGNED_SHIFT);
+                    const ints sum = added(ints_of(scaled + base), random);
+                    /* The bit above the code's is set in any sum: it becomes the sign. */
+                    const ints sign = shifted_right(ints_of(x), 24) | SIGNED_LARGEST;
+                    codes[k] = shifted_right(sum, SIGNED_SHIFT) & sign;
+                    dithers[k] = later_dithers(dithers[k], 4);
+                }
+                store_bytes(block + 1 + i * FA_LANES, codes, 0);
+            }
+            if (marked)
+                mark(block + 1, from, SIGNED_LARGEST);
         }
     }
 }
 
-/* The code of a number that is not larger than 224 once it is scaled. */
-static inline int32_t signed_code(float scaled, uint32_t bits, uint32_t dither)
-{
-    const uint32_t random = dither >> (32 - SIGNED_SHIFT);
-    const uint32_t code = (bits_of(scaled + 1) - ONE + random) >> SIGNED_SHIFT;
-    return (int32_t)(code | (bits >> 24 & 0x80));
-}
-
-static inline float scaled_size(uint32_t bits, uint32_t inverse, uint32_t unit)
-{
-    return number_of(bits & MAGNITUDE) * number_of(inverse - (unit << 23));
-}
-
-static void encode_signed8(void *to, const float *from, int64_t n, const uint8_t *units,
+static void encode_signed8(void *to, const float *from, int64_t n, const fa_units *units,
                            uint32_t dither)
 {
-    uint8_t *block = to;
-    for (; n > 0; n -= BLOCK, from += BLOCK, units += BLOCK, block += CODE_BYTES,
-                  dither += BLOCK * FA_DITHER_STEP) {
-        int32_t largest = 0, top = 0, codes[BLOCK];
-        for (int i = 0; i < BLOCK; i++) {
-            const int32_t size = (int32_t)(bits_of(from[i]) & MAGNITUDE);
-            largest = larger(largest, size);
-            top = larger(top, size - units[i] * (1 << 23));
-        }
-        for (int i = 0; largest >= INFINITE && i < BLOCK; i++) {
-            const int32_t size = (int32_t)(bits_of(from[i]) & MAGNITUDE);
-            top = i == 0 ? 0 : top;
-            top = size < INFINITE ? larger(top, size - units[i] * (1 << 23)) : top;
-        }
-        const int32_t needed = ((top + SIGNED_ROOM) >> 23) - SIGNED_POWER;
-        const int32_t scale = smaller(larger(needed, SIGNED_LEAST), SIGNED_LARGEST);
-        const uint32_t inverse = (uint32_t)(254 - scale) << 23;
-        const int is_usual = largest < INFINITE && needed <= SIGNED_LARGEST;
-        for (int i = 0; is_usual && i < BLOCK; i++) {
-            const uint32_t bits = bits_of(from[i]);
-            codes[i] = signed_code(scaled_size(bits, inverse, units[i]), bits, dither_at(dither, i));
-        }
-        for (int i = 0; !is_usual && i < BLOCK; i++) {
-            const uint32_t bits = bits_of(from[i]);
-            const float scaled = scaled_size(bits, inverse, units[i]);
-            codes[i] = (bits & MAGNITUDE) < INFINITE
-                           ? signed_code(scaled < 224 ? scaled : 224, bits, dither_at(dither, i))
-                           : SIGNED_NAN;
-        }
-        block[0] = (uint8_t)scale;
-        for (int i = 0; i < BLOCK; i++)
-            block[1 + i] = (uint8_t)codes[i];
-    }
-}
-
-/* The units for numbers beside those with these codes: by how many powers of two these, or with
-   `root` their roots, are above the smallest that a code stands for. */
-static void find_units(uint8_t *units, const void *codes, int64_t n, int root)
-{
-    const uint8_t *block = codes;
-    for (; n > 0; n -= BLOCK, units += BLOCK, block += CODE_BYTES) {
-        const int odd = block[0] & 1;
-        for (int i = 0; !root && i < BLOCK; i++)
-            units[i] = block[1 + i] >> 3;
-        for (int i = 0; root && i < BLOCK; i++)
-            units[i] = (uint8_t)(((block[1 + i] >> 3) + odd) >> 1);
-    }
+    if (units->is_root)
+        encode_signed(to, from, n, units, dither, 1);
+    else
+        encode_signed(to, from, n, units, dither, 0);
 }
