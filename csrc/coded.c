@@ -8,8 +8,8 @@
 
 enum {
     BLOCK = FA_CODE_BLOCK, /* codes are decoded in whole blocks, */
-    DECODED = 8 * BLOCK,   /* of which so many elements are in the first cache at a time, */
-    AHEAD = 16 * BLOCK     /* once those so far ahead were asked for */
+    DECODED = 12 * BLOCK,  /* of which so many elements are in the first cache at a time, */
+    AHEAD = 24 * BLOCK     /* once those so far ahead were asked for */
 };
 _Static_assert(FA_BLOCK % BLOCK == 0, "no two threads may have parts of a block");
 
@@ -187,7 +187,7 @@ void fa_step_coded(const fa_batch *batch, const fa_job *job, int64_t at, int64_t
     fa_room room;
     begin(&room, batch, job, at, from);
     for (int64_t some; n >= BLOCK; n -= some) {
-        some = n < DECODED ? BLOCK : DECODED;
+        some = n < DECODED ? n / BLOCK * BLOCK : DECODED;
         if (ahead)
             prefetch(&room);
         step_next(&room, batch, job, some);
