@@ -24,7 +24,7 @@ INSTRUCTION_SETS = {
     "x86": [
         ("avx512_estimate", "avx512", "slow_roots", [*AVX512, "-DFA_ESTIMATE"], None),
         ("avx512", "avx512", "baseline", AVX512, ["/arch:AVX512"]),
-        ("avx2", "avx2", "baseline", ["-mavx2"], ["/arch:AVX2"]),
+        ("avx2", "avx2", "baseline", ["-mavx2", "-mf16c"], ["/arch:AVX2"]),
         ("sse2", "baseline", "baseline", ["-msse2"], []),
     ],
     "arm64": [("neon", "baseline", "baseline", [], [])],

@@ -27,7 +27,7 @@ static unsigned xcr0(void)
 enum { EBX = 1, ECX = 2, EDX = 3 };
 
 /* The CPU may have a set whose registers the OS does not save: XCR0 tells. */
-static int has(unsigned leaf7_ebx, unsigned saved_state)
+static int has(unsigned leaf1_ecx, unsigned leaf7_ebx, unsigned saved_state)
 {
     int regs[4];
     cpuid(0, regs);
@@ -37,17 +37,20 @@ static int has(unsigned leaf7_ebx, unsigned saved_state)
     const int osxsave = regs[ECX] >> 27 & 1;
     if (!osxsave || (xcr0() & saved_state) != saved_state)
         return 0;
+    if (((unsigned)regs[ECX] & leaf1_ecx) != leaf1_ecx)
+        return 0;
     cpuid(7, regs);
     return ((unsigned)regs[EBX] & leaf7_ebx) == leaf7_ebx;
 }
 
+#define F16C (1u << 29)
 #define AVX2 (1u << 5)
 #define AVX512_F_DQ_BW_VL (1u << 16 | 1u << 17 | 1u << 30 | 1u << 31)
 #define XMM_YMM 0x06u
 #define XMM_YMM_ZMM 0xe6u
 
-int fa_cpu_avx2(void) { return has(AVX2, XMM_YMM); }
-int fa_cpu_avx512(void) { return has(AVX512_F_DQ_BW_VL, XMM_YMM_ZMM); }
+int fa_cpu_avx2(void) { return has(F16C, AVX2, XMM_YMM); }
+int fa_cpu_avx512(void) { return has(0, AVX512_F_DQ_BW_VL, XMM_YMM_ZMM); }
 
 /* On an Intel Xeon with AVX-512 a step of float64 took 0.68 ns per element with roots from
    estimates and 1.29 with the CPU's own; on AMD's Zen 4 1.05 and 0.88. */
