@@ -29,7 +29,7 @@ static void encode_bfloat16(void *to, const float *from, int64_t n, const fa_uni
                 const real x = load(from + i + k * FA_LANES);
                 const ints random = shifted_right(dithers[k], 16);
                 const ints up = where_less(ints_of(magnitude(x)), largest, random);
-                halves[k] = added(ints_of(x), up) >> 16;
+                halves[k] = shifted_right(added(ints_of(x), up), 16);
                 dithers[k] = later_dithers(dithers[k], 2);
             }
             store_halves(codes + i, halves[0], halves[1]);

@@ -20,7 +20,7 @@ enum {
     SIGNED_BASE = 0x3C000000, /* the bits of 2^-7, whose exponent ends with three zeros */
     SIGNED_ROOM = 0x08FFFF, /* what 247 lacks of 256 in the last place: 127 is its code */
     SIGNED_LEAST = 12, /* scale, for which no code stands for a subnormal number */
-    SIGNED_MOST = 0x6F000000, /* the bits of the largest number that any unit has room for */
+    SIGNED_MOST = 0x6F770000, /* the largest that is not so large with any unit */
     SIGNED_LARGEST = 127
 };
 
@@ -41,7 +41,7 @@ static void mark(uint8_t *codes, const float *from, uint8_t largest)
         const uint8_t size = codes[i] & largest, most = (uint8_t)(largest - 1);
         const uint8_t kept = size < most ? size : most;
         const int is_finite = (bits_of(from[i]) & MAGNITUDE) < INFINITE;
-        codes[i] = (uint8_t)((codes[i] & ~largest) | (is_finite ? kept : largest));
+        codes[i] = is_finite ? (uint8_t)((codes[i] & ~largest) | kept) : largest;
     }
 }
 
