@@ -75,7 +75,7 @@ static void begin(fa_room *room, const fa_batch *batch, const fa_job *job, int64
     }
     for (int has_unit = 0; has_unit <= 1; has_unit++)
         for (int k = 0; k < FA_STATES; k++)
-            if (format->state[k] != FA_PLAIN && (format->unit[k] != 0) == has_unit)
+            if (streams->state[k] && format->state[k] && (format->unit[k] != 0) == has_unit)
                 room->coded[room->n_coded++] = k;
     for (int s = 0; s < STREAMS; s++) { /* 8 bits begin with a block, all others in any place */
         const int64_t element = s == GRAD ? from : at, bytes = block_bytes[room->codec[s]];

@@ -68,11 +68,76 @@ static void make_nans_one(void *numbers, int64_t n, int dtype)
             memcpy((double *)numbers + i, &nan64, sizeof nan64);
 }
 
+static void make_half_nans_one(uint16_t *codes, int64_t n, int codec)
+{
+    const int infinite = codec == FA_BFLOAT16 ? 0x7F80 : 0x7C00;
+    for (int64_t i = 0; i < n; i++)
+        if ((codes[i] & 0x7FFF) > infinite)
+            codes[i] = 0x7FFF;
+}
+
+/* How a test stores an array: */
+enum {
+    PLAIN,
+    SMALL,      /* moments as bfloat16, */
+    SMALLER,    /* or in 8 bits */
+    FORMATS
+};
+typedef struct {
+    int param, grad, moments;
+} formats;
+
+/* Rules' states that are not negative, and which one is a state's unit, as 1 + its number. */
+static fa_format format_of(const char *rule, const formats *f)
+{
+    fa_format format = {.param = (unsigned char)f->param};
+    format.root = f->moments == SMALLER && strcmp(rule, "adamax") != 0;
+    const int first_moment = strcmp(rule, "rmsprop") != 0 && strcmp(rule, "sgd") != 0;
+    for (int k = 0; k < FA_STATES; k++) {
+        const int positive = first_moment ? k > 0 : k == 0 && strcmp(rule, "sgd") != 0;
+        format.state[k] = f->moments == SMALL    ? FA_BFLOAT16
+                          : f->moments == PLAIN ? FA_PLAIN
+                          : positive             ? FA_POSITIVE8
+                                                 : FA_SIGNED8;
+        format.unit[k] = f->moments == SMALLER && k == 0 && first_moment ? 2 : 0;
+    }
+    return format;
+}
+
+/* The bytes of n numbers, and of those before them. */
+static size_t bytes_of(int codec, int dtype, int64_t n)
+{
+    if (codec == FA_PLAIN)
+        return (size_t)(n * fa_real_size(dtype));
+    if (codec == FA_BFLOAT16 || codec == FA_FLOAT16)
+        return (size_t)n * sizeof(uint16_t);
+    return (size_t)((n + FA_CODE_BLOCK - 1) / FA_CODE_BLOCK * (FA_CODE_BLOCK + 1));
+}
+
+static void fill_codes(void *codes, int64_t n, int codec, int positive, uint64_t *seed)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits = 0;
+        const float x = (float)(positive ? fabs(any_number(seed)) : any_number(seed));
+        memcpy(&bits, &x, sizeof bits);
+        if (codec == FA_BFLOAT16)
+            ((uint16_t *)codes)[i] = (uint16_t)(bits >> 16);
+        else if (codec == FA_FLOAT16)
+            ((uint16_t *)codes)[i] = (uint16_t)(uniform(seed) * 65536);
+    }
+    const int64_t blocks = (n + FA_CODE_BLOCK - 1) / FA_CODE_BLOCK;
+    uint8_t *block = codes;
+    for (int64_t j = 0; codec >= FA_POSITIVE8 && j < blocks; j++, block += FA_CODE_BLOCK + 1)
+        for (int i = 0; j % 3 && i <= FA_CODE_BLOCK; i++) /* any bytes, and new ones */
+            block[i] = (uint8_t)(uniform(seed) * 256);
+}
+
 /* What is stepped: the same numbers for the same case and seed. */
 typedef struct {
     int rule, dtype, n, averaged, with_rows, norm, origin;
     int64_t sizes[MOST_ARRAYS];
     fa_hyper hyper;
+    formats formats;
 } problem;
 
 /* A hash of all that some steps leave (FNV-1a). */
@@ -85,36 +150,52 @@ static uint64_t hash(uint64_t h, const void *memory, size_t bytes)
 
 static uint64_t of_all = 14695981039346656037u;
 
+enum { PARAM, GRAD, AVERAGE, REST, STATE, STREAMS = STATE + FA_STATES };
+
 static uint64_t run(const problem *p, int isa, int threads, int shift)
 {
     uint64_t seed = 1, result = 14695981039346656037u;
-    const size_t item = (size_t)fa_real_size(p->dtype);
     const int states = fa_states_kept(p->rule, &p->hyper);
+    const fa_format format = format_of(fa_rule_name(p->rule), &p->formats);
+    const int rest = format.param == FA_BFLOAT16 ? FA_BFLOAT16 : FA_PLAIN;
+    const int codec[STREAMS] = {format.param, p->formats.grad, FA_PLAIN, rest,
+                                format.state[0], format.state[1], format.state[2]};
     fa_array arrays[MOST_ARRAYS] = {0};
     fa_job jobs[MOST_ARRAYS] = {0};
-    char *memory[MOST_ARRAYS][3 + FA_STATES];
+    char *memory[MOST_ARRAYS][STREAMS], *first[MOST_ARRAYS][STREAMS];
     int64_t rows[] = {0, 1, 3};
     int64_t blocks = 0;
     for (int i = 0; i < p->n; i++) {
-        const size_t bytes = (size_t)p->sizes[i] * item;
         /* Begin in the middle of a line, but end where the memory ends. */
-        for (int k = 0; k < 3 + FA_STATES; k++) {
-            memory[i][k] = allocate(bytes + (size_t)shift * item);
-            fill(memory[i][k] + (size_t)shift * item, p->sizes[i], p->dtype, k > 1, &seed);
+        for (int k = 0; k < STREAMS; k++) {
+            const size_t before =
+                codec[k] < FA_POSITIVE8 ? bytes_of(codec[k], p->dtype, shift) : (size_t)shift;
+            memory[i][k] = allocate(before + bytes_of(codec[k], p->dtype, p->sizes[i]));
+            first[i][k] = memory[i][k] + before;
+            if (k == REST && format.param == FA_PLAIN)
+                continue;
+            if (codec[k] == FA_PLAIN)
+                fill(first[i][k], p->sizes[i], p->dtype, k == AVERAGE || k >= STATE, &seed);
+            else
+                fill_codes(first[i][k], p->sizes[i], codec[k], k >= STATE, &seed);
         }
-        arrays[i].streams.param = memory[i][0] + (size_t)shift * item;
-        arrays[i].streams.average = p->averaged ? memory[i][2] + (size_t)shift * item : NULL;
+        arrays[i].streams.param = first[i][PARAM];
+        arrays[i].streams.rest = format.param ? first[i][REST] : NULL;
+        arrays[i].streams.average = p->averaged ? first[i][AVERAGE] : NULL;
         for (int k = 0; k < FA_STATES; k++)
             if (states >> k & 1)
-                arrays[i].streams.state[k] = memory[i][3 + k] + (size_t)shift * item;
+                arrays[i].streams.state[k] = first[i][STATE + k];
+        arrays[i].format = format;
         arrays[i].size = p->sizes[i];
         arrays[i].origin = p->origin;
         arrays[i].dtype = p->dtype;
         arrays[i].numbers[0] = 1;
         jobs[i].array = &arrays[i];
-        jobs[i].grad = memory[i][1] + (size_t)shift * item;
+        jobs[i].grad = first[i][GRAD];
+        jobs[i].codec = p->formats.grad;
         jobs[i].size = p->sizes[i];
-        if (p->with_rows && p->sizes[i] % 4 == 0) {
+        const int64_t unit = p->formats.moments == SMALLER ? 4 * FA_CODE_BLOCK : 4;
+        if (p->with_rows && p->sizes[i] % unit == 0) {
             jobs[i].rows = rows;
             jobs[i].width = p->sizes[i] / 4;
             jobs[i].size = 3 * jobs[i].width;
@@ -131,10 +212,16 @@ static uint64_t run(const problem *p, int isa, int threads, int shift)
         if (!fa_step(&batch))
             abort();
     for (int i = 0; i < p->n; i++) {
-        for (int k = 0; k < 3 + FA_STATES; k++) {
-            char *first = memory[i][k] + (size_t)shift * item;
-            make_nans_one(first, p->sizes[i], p->dtype);
-            result = hash(result, first, (size_t)p->sizes[i] * item);
+        for (int k = 0; k < STREAMS; k++) {
+            if (k == REST && format.param == FA_PLAIN) {
+                free(memory[i][k]);
+                continue;
+            }
+            if (codec[k] == FA_PLAIN)
+                make_nans_one(first[i][k], p->sizes[i], p->dtype);
+            else if (codec[k] < FA_POSITIVE8 && k != REST)
+                make_half_nans_one((uint16_t *)(void *)first[i][k], p->sizes[i], codec[k]);
+            result = hash(result, first[i][k], bytes_of(codec[k], p->dtype, p->sizes[i]));
             free(memory[i][k]);
         }
         result = hash(result, &arrays[i].step, sizeof arrays[i].step);
@@ -207,6 +294,38 @@ static void check_large(void)
         }
 }
 
+/* All formats: sizes with blocks that are not full, and such that threads share them. */
+static void check_formats(void)
+{
+    for (int rule = 0; fa_rule_name(rule); rule++)
+        for (int kind = 0; kind < 3 * 3 * FORMATS; kind++) {
+            const int variant = kind + rule;
+            problem p = {
+                .rule = rule, .dtype = FA_FLOAT32, .n = 8, .formats = {kind / 3 % 3, kind % 3, kind / 9},
+                .hyper = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 5,
+                          .weight_decay = variant & 1 ? 0.1 : 0, .alpha = 0.99,
+                          .momentum = variant & 2 ? 0.9 : 0, .psi = 0.9998, .ema_decay = 0.9,
+                          .amsgrad = variant >> 2 & 1, .nesterov = variant >> 2 & 1,
+                          .centered = variant >> 2 & 1},
+                .averaged = variant % 3 == 0, .with_rows = variant % 2,
+                .norm = variant % 2, .origin = 64 * rule,
+            };
+            const int64_t large[] = {0, 4095, 4096, 4097, 1024, 256, 2560, 63};
+            memcpy(p.sizes, large, sizeof large);
+            compare(&p, 1);
+            /* Each rule has some of the formats, and each format some of the rules. */
+            for (int begin = 1; variant % 3 == 0 && begin <= 200; begin += MOST_ARRAYS) {
+                for (int i = 0; i < MOST_ARRAYS; i++)
+                    p.sizes[i] = begin + i;
+                compare(&p, 1);
+            }
+            p.n = 1;
+            p.sizes[0] = (kind == 24 ? 2 << 20 : 1 << 18) + 77;
+            if (variant % 5 == 0)
+                compare(&p, 2);
+        }
+}
+
 /* Block sums of the parts of an array are those of the whole, wherever it is cut; and a norm
    that is given counts as one that was measured. */
 static void check_parts_of_a_norm(void)
@@ -274,6 +393,7 @@ int main(void)
 {
     check_rules();
     check_large();
+    check_formats();
     check_parts_of_a_norm();
     check_equal_rows();
     puts(failures ? "FAILED" : "all the same");
