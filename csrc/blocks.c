@@ -21,7 +21,7 @@ static void step_run(const fa_batch *batch, const fa_job *job, int64_t at, int64
     const fa_kernels *kernels = fa_kernels_of(batch, job);
     const int ahead = job->size >= BEYOND_CACHE;
     if (fa_is_coded(job)) {
-        fa_step_coded(batch, job, at, from, n, ahead);
+        fa_step_coded(batch, job, at, from, n);
         return;
     }
     if (!job->array->streams.average) {

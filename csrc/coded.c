@@ -8,11 +8,12 @@
 
 enum {
     BLOCK = FA_CODE_BLOCK, /* codes are decoded in whole blocks. */
-    /* So many elements are in the first cache at a time. As large arrays share their offset to a
-       page, their lines compete for the same places: with 12 blocks a step took half as long again
-       as with 4. */
-    DECODED = 4 * BLOCK,
-    AHEAD = 2 * DECODED /* how far ahead others are asked for */
+    /* So many elements are in the first cache at a time. Large arrays share their offset to a page,
+       so their lines compete for the same places: with parameters in half precision, and so with
+       the most arrays, a step took 1.5 times as long with 12 blocks as with 4. To ask for the next
+       ones early brought nothing (Zen 4). */
+    DECODED = 8 * BLOCK,
+    DECODED_PARAMS = 4 * BLOCK
 };
 _Static_assert(FA_BLOCK % BLOCK == 0, "no two threads may have parts of a block");
 
@@ -33,9 +34,9 @@ typedef struct {
     int codec[STREAMS];
     uint32_t dither[FA_STATES]; /* what decides how the next element is rounded */
     int coded[FA_STATES], n_coded; /* the states that are codes; units before what is in them */
-    _Alignas(FA_LINE) float param[DECODED];
-    _Alignas(FA_LINE) float grad[DECODED];
-    _Alignas(FA_LINE) float state[FA_STATES][DECODED];
+    int64_t most; /* elements at a time */
+    float *param, *grad, *state[FA_STATES]; /* side by side, lest they compete, too */
+    _Alignas(FA_LINE) float numbers[(2 + FA_STATES) * DECODED];
 } fa_room;
 
 /* The finalizer of Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014,
@@ -68,6 +69,12 @@ static void begin(fa_room *room, const fa_batch *batch, const fa_job *job, int64
     room->codec[AVERAGE] = FA_PLAIN;
     room->codec[GRAD] = job->codec;
     room->n_coded = 0;
+    room->most = format->param == FA_PLAIN ? DECODED : DECODED_PARAMS;
+    float *free = room->numbers;
+    if (format->param == FA_BFLOAT16)
+        free = (room->param = free) + room->most;
+    if (job->codec != FA_PLAIN)
+        free = (room->grad = free) + room->most;
     for (int k = 0; k < FA_STATES; k++) {
         first[STATE + k] = streams->state[k];
         room->codec[STATE + k] = format->state[k];
@@ -75,8 +82,10 @@ static void begin(fa_room *room, const fa_batch *batch, const fa_job *job, int64
     }
     for (int has_unit = 0; has_unit <= 1; has_unit++)
         for (int k = 0; k < FA_STATES; k++)
-            if (streams->state[k] && format->state[k] && (format->unit[k] != 0) == has_unit)
+            if (streams->state[k] && format->state[k] && (format->unit[k] != 0) == has_unit) {
                 room->coded[room->n_coded++] = k;
+                free = (room->state[k] = free) + room->most;
+            }
     for (int s = 0; s < STREAMS; s++) { /* 8 bits begin with a block, all others in any place */
         const int64_t element = s == GRAD ? from : at, bytes = block_bytes[room->codec[s]];
         const int64_t rest = element % BLOCK * (bytes / BLOCK);
@@ -135,15 +144,16 @@ static void step_next(fa_room *room, const fa_batch *batch, const fa_job *job, i
                     : format->param == FA_BFLOAT16 ? (void *)room->param
                                                    : room->at[REST];
     for (int k = 0; k < FA_STATES; k++)
-        streams.state[k] = format->state[k] ? (void *)room->state[k] : room->at[STATE + k];
+        streams.state[k] = room->at[STATE + k];
+    for (int i = 0; i < room->n_coded; i++)
+        streams.state[room->coded[i]] = room->state[room->coded[i]];
     const void *grad = room->codec[GRAD] ? (void *)room->grad : room->at[GRAD];
     const fa_view view = {&streams, 0, grad, job->constants};
     kernels->rules[batch->rule](&view, n, 0);
     if (streams.average)
         kernels->average(&view, n, 0);
-    for (int k = 0; k < FA_STATES; k++) /* what is not there must not be a block's largest */
-        if (n < whole)
-            memset(room->state[k] + n, 0, (size_t)(whole - n) * sizeof(float));
+    for (int i = 0; n < whole && i < room->n_coded; i++) /* lest what is not there be the largest */
+        memset(room->state[room->coded[i]] + n, 0, (size_t)(whole - n) * sizeof(float));
     encode(room, codecs, format, whole);
 }
 
@@ -175,24 +185,12 @@ static void step_last(fa_room *room, const fa_batch *batch, const fa_job *job, i
             memcpy(at[s], blocks[s], bytes[s]);
 }
 
-static void prefetch(const fa_room *room)
-{
-    for (int s = 0; s < STREAMS; s++) {
-        const int64_t bytes = block_bytes[room->codec[s]] / BLOCK;
-        if (room->at[s])
-            fa_prefetch(room->at[s] + AHEAD * bytes, DECODED * bytes);
-    }
-}
-
-void fa_step_coded(const fa_batch *batch, const fa_job *job, int64_t at, int64_t from, int64_t n,
-                   int ahead)
+void fa_step_coded(const fa_batch *batch, const fa_job *job, int64_t at, int64_t from, int64_t n)
 {
     fa_room room;
     begin(&room, batch, job, at, from);
     for (int64_t some; n >= BLOCK; n -= some) {
-        some = n < DECODED ? n / BLOCK * BLOCK : DECODED;
-        if (ahead)
-            prefetch(&room);
+        some = n < room.most ? n / BLOCK * BLOCK : room.most;
         step_next(&room, batch, job, some);
         advance(&room, some);
     }

@@ -205,7 +205,6 @@ static inline int fa_is_coded(const fa_job *job)
 }
 
 /* The step of n such elements, that begin at `at` in the array and at `from` in the gradient. */
-void fa_step_coded(const fa_batch *batch, const fa_job *job, int64_t at, int64_t from, int64_t n,
-                   int ahead);
+void fa_step_coded(const fa_batch *batch, const fa_job *job, int64_t at, int64_t from, int64_t n);
 
 #endif

@@ -25,12 +25,12 @@ enum {
 };
 
 /* Numbers without those that a block cannot hold. */
-static void tame(float *to, const float *from, uint32_t most, uint32_t sign)
+static void tame(float *to, const float *from, uint32_t most)
 {
     for (int i = 0; i < BLOCK; i++) {
         const uint32_t pattern = bits_of(from[i]), size = pattern & MAGNITUDE;
-        const uint32_t tamed = size < INFINITE ? (size < most ? size : most) | (pattern & sign) : 0;
-        to[i] = number_of(tamed);
+        const uint32_t tamed = size >= INFINITE ? 0 : size < most ? size : most;
+        to[i] = number_of(tamed | (pattern & ~(uint32_t)MAGNITUDE));
     }
 }
 
@@ -48,7 +48,7 @@ static void mark(uint8_t *codes, const float *from, uint8_t largest)
 /* Numbers that are not negative, such as second moments. In a unit of the block's own, a power of
    two, 1 is added to them; the sum's exponent and three bits of its mantissa are the code: steps
    are even for numbers below the unit, and proportional beyond. What is positive is never stored
-   as zero, or a step would divide by that. A NaN becomes infinite. */
+   as zero, or a step would divide by that; what is negative is. A NaN becomes infinite. */
 FA_INLINE real load_positive8(const uint8_t *codes, uint8_t scale)
 {
     const ints unit = spread_int((scale & ~MARKED) * (1 << 23)), code = load_bytes(codes);
@@ -88,7 +88,7 @@ static void encode_positive8(void *to, const float *from, int64_t n, const fa_un
         int32_t top = positive_top(from + i);
         const int marked = top > POSITIVE_MOST;
         if (marked) {
-            tame(tamed, from + i, POSITIVE_MOST, 0);
+            tame(tamed, from + i, POSITIVE_MOST);
             top = positive_top(tamed);
         }
         const int32_t needed = ((top + POSITIVE_ROOM) >> 23) - POSITIVE_POWERS;
@@ -105,7 +105,7 @@ static void encode_positive8(void *to, const float *from, int64_t n, const fa_un
         const ints least = spread_int((scale - 3) * (1 << 23)); /* of the code 1 */
         const float *numbers = from;
         if (block[0] & MARKED) {
-            tame(tamed, from, POSITIVE_MOST, 0);
+            tame(tamed, from, POSITIVE_MOST);
             numbers = tamed;
         }
         for (int i = 0; i < BLOCK; i += 4 * FA_LANES) {
@@ -198,7 +198,7 @@ FA_INLINE void encode_signed(uint8_t *block, const float *from, int64_t n, const
             int32_t top = signed_top(from + b * BLOCK, powers[b]);
             const int marked = top > SIGNED_MOST;
             if (marked) {
-                tame(tamed, from + b * BLOCK, SIGNED_MOST, ~(uint32_t)MAGNITUDE);
+                tame(tamed, from + b * BLOCK, SIGNED_MOST);
                 top = signed_top(tamed, powers[b]);
             }
             const int32_t scale = larger(((top + SIGNED_ROOM) >> 23) + 1, SIGNED_LEAST) & ~1;
@@ -209,7 +209,7 @@ FA_INLINE void encode_signed(uint8_t *block, const float *from, int64_t n, const
             const ints inverse = spread_int((254 - (block[0] & ~MARKED)) * (1 << 23));
             const float *numbers = marked ? tamed : from;
             if (marked)
-                tame(tamed, from, SIGNED_MOST, ~(uint32_t)MAGNITUDE);
+                tame(tamed, from, SIGNED_MOST);
             for (int i = 0; i < VECTORS; i += 4) {
                 ints codes[4];
                 for (int k = 0; k < 4; k++) {

@@ -15,6 +15,8 @@ static inline int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
 typedef bits ints;
 typedef ints unaligned_ints __attribute__((aligned(4), may_alias));
 typedef uint32_t naturals __attribute__((vector_size(FA_BYTES)));
+typedef int16_t shorts __attribute__((vector_size(FA_BYTES)));
+typedef shorts unaligned_shorts __attribute__((aligned(2), may_alias));
 typedef uint8_t few_bytes __attribute__((vector_size(FA_LANES), aligned(1), may_alias));
 typedef uint16_t few_halves __attribute__((vector_size(2 * FA_LANES), aligned(2), may_alias));
 
@@ -28,12 +30,17 @@ FA_INLINE ints shifted_left(ints x, int by) { return (ints)((naturals)x << by); 
 FA_INLINE ints added(ints a, ints b) { return (ints)((naturals)a + (naturals)b); }
 
 #if FA_BYTES == 64
+#define COUNT _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 FA_INLINE __mmask16 less(ints a, ints b) { return _mm512_cmplt_epi32_mask((__m512i)a, (__m512i)b); }
 FA_INLINE ints where_less(ints a, ints b, ints x) /* x where a < b, 0 elsewhere */
 {
     return (ints)_mm512_maskz_mov_epi32(less(a, b), (__m512i)x);
 }
-FA_INLINE real where_equal(ints a, ints b, real x, real y) /* y elsewhere */
+FA_INLINE ints choose_less(ints a, ints b, ints x, ints y) /* y elsewhere */
+{
+    return (ints)_mm512_mask_mov_epi32((__m512i)y, less(a, b), (__m512i)x);
+}
+FA_INLINE real where_equal(ints a, ints b, real x, real y)
 {
     const __mmask16 equal = _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b);
     return (real)_mm512_mask_mov_ps((__m512)y, equal, (__m512)x);
@@ -53,6 +60,27 @@ FA_INLINE void store_halves(void *to, ints a, ints b) /* a and b, from 0 to 6553
     const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     const __m512i packed = _mm512_packus_epi32((__m512i)a, (__m512i)b);
     _mm512_storeu_si512(to, _mm512_permutexvar_epi64(order, packed));
+}
+/* From lower and upper halves to numbers, and back. */
+FA_INLINE void join_halves(float *to, shorts lower, shorts upper)
+{
+    const __m512i i = _mm512_add_epi32(_mm512_mullo_epi32(_mm512_set1_epi32(0x00010001), COUNT),
+                                       _mm512_set1_epi32(0x00200000));
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi16((__m512i)lower, i, (__m512i)upper));
+    const __m512i j = _mm512_add_epi32(i, _mm512_set1_epi32(0x00100010));
+    _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi16((__m512i)lower, j, (__m512i)upper));
+}
+FA_INLINE shorts upper_halves(ints a, ints b)
+{
+    const __m512i odd = _mm512_add_epi32(
+        _mm512_mullo_epi32(_mm512_set1_epi32(0x00040004), COUNT), _mm512_set1_epi32(0x00030001));
+    return (shorts)_mm512_permutex2var_epi16((__m512i)a, odd, (__m512i)b);
+}
+FA_INLINE shorts lower_halves(ints a, ints b)
+{
+    const __m512i even = _mm512_add_epi32(
+        _mm512_mullo_epi32(_mm512_set1_epi32(0x00040004), COUNT), _mm512_set1_epi32(0x00020000));
+    return (shorts)_mm512_permutex2var_epi16((__m512i)a, even, (__m512i)b);
 }
 FA_INLINE void store_bytes(uint8_t *to, const ints x[4], int base) /* x - base, from 0 to 255 */
 {
@@ -90,6 +118,24 @@ FA_INLINE void store_halves(void *to, ints a, ints b)
 {
     const __m256i packed = _mm256_packus_epi32((__m256i)a, (__m256i)b);
     _mm256_storeu_si256(to, _mm256_permute4x64_epi64(packed, 0xD8));
+}
+FA_INLINE void join_halves(float *to, shorts lower, shorts upper)
+{
+    const __m256i a = _mm256_unpacklo_epi16((__m256i)lower, (__m256i)upper);
+    const __m256i b = _mm256_unpackhi_epi16((__m256i)lower, (__m256i)upper);
+    _mm256_storeu_si256((void *)to, _mm256_permute2x128_si256(a, b, 0x20));
+    _mm256_storeu_si256((void *)(to + 8), _mm256_permute2x128_si256(a, b, 0x31));
+}
+FA_INLINE shorts upper_halves(ints a, ints b)
+{
+    const ints c = shifted_right(a, 16), d = shifted_right(b, 16);
+    const __m256i packed = _mm256_packus_epi32((__m256i)c, (__m256i)d);
+    return (shorts)_mm256_permute4x64_epi64(packed, 0xD8);
+}
+FA_INLINE shorts lower_halves(ints a, ints b)
+{
+    const __m256i packed = _mm256_packus_epi32((__m256i)(a & 0xFFFF), (__m256i)(b & 0xFFFF));
+    return (shorts)_mm256_permute4x64_epi64(packed, 0xD8);
 }
 FA_INLINE void store_bytes(uint8_t *to, const ints x[4], int base)
 {

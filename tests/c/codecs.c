@@ -146,7 +146,7 @@ static void check_float16(const fa_codecs *codecs)
     expect(float16_code(codecs, -1e-40f) == 0x8000, "a float32's subnormal as float16", 0);
     /* A master stays where its parameter is as it was written, and is replaced elsewhere. */
     for (uint32_t i = 0; i < 65536; i++) {
-        const uint32_t near = bits_of(numbers[i]) + (i & 0x3FF ? 1 : 0);
+        const uint32_t near = bits_of(numbers[i]) + ((i & 0x3FF) != 0);
         masters[i] = isnan(numbers[i]) ? numbers[i] : number_of(near);
     }
     codecs->encode_param_float16(again, masters, 65536);
