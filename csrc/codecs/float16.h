@@ -29,12 +29,14 @@ FA_INLINE ints float16_codes(real x)
 FA_INLINE real float16_numbers(const uint16_t *from)
 {
     const ints codes = load_halves(from);
-    const ints moved = shifted_left(codes & 0x7FFF, 13), smallest = spread_int(113 << 23); /* 2^-14 */
+    const ints moved = shifted_left(codes & 0x7FFF, 13);
+    const ints smallest = spread_int(113 << 23); /* 2^-14 */
     const ints normal = moved + (112 << 23);
     const ints subnormal = ints_of(real_of(moved + smallest) - real_of(smallest));
     const ints quiet = where_less(spread_int(0x7C00 << 13), moved, spread_int(0x00400000));
     const ints finite = choose_less(moved, spread_int(0x0400 << 13), subnormal, normal);
-    const ints size = choose_less(moved, spread_int(0x7C00 << 13), finite, moved | quiet | INFINITE);
+    const ints beyond = moved | quiet | INFINITE;
+    const ints size = choose_less(moved, spread_int(0x7C00 << 13), finite, beyond);
     return real_of(size | shifted_left(codes & 0x8000, 16));
 }
 

@@ -45,7 +45,10 @@ FA_INLINE real where_equal(ints a, ints b, real x, real y)
     const __mmask16 equal = _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b);
     return (real)_mm512_mask_mov_ps((__m512)y, equal, (__m512)x);
 }
-FA_INLINE ints larger_ints(ints a, ints b) { return (ints)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+FA_INLINE ints larger_ints(ints a, ints b)
+{
+    return (ints)_mm512_max_epi32((__m512i)a, (__m512i)b);
+}
 FA_INLINE int32_t largest_of(ints x) { return _mm512_reduce_max_epi32((__m512i)x); }
 FA_INLINE ints load_bytes(const uint8_t *from)
 {
@@ -98,7 +101,10 @@ FA_INLINE ints choose_less(ints a, ints b, ints x, ints y)
 }
 FA_INLINE real where_equal(ints a, ints b, real x, real y) { return select(a == b, x, y); }
 #if FA_BYTES == 32
-FA_INLINE ints larger_ints(ints a, ints b) { return (ints)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+FA_INLINE ints larger_ints(ints a, ints b)
+{
+    return (ints)_mm256_max_epi32((__m256i)a, (__m256i)b);
+}
 FA_INLINE int32_t largest_of(ints x)
 {
     __m128i y = _mm256_castsi256_si128((__m256i)x);

@@ -248,12 +248,14 @@ static void check_any(const fa_codecs *codecs, const fa_codecs *others)
             codecs->decode[codec](to, block, BLOCK, &units);
             for (int i = 0; codec == FA_POSITIVE8 && i < BLOCK; i++) {
                 expect((to[i] == 0) == (from[i] == 0), "zero, or not", bits_of(from[i]));
-                expect(!isfinite(from[i]) == !isfinite(to[i]), "infinity, or not", bits_of(from[i]));
+                expect((isfinite(from[i]) == 0) == (isfinite(to[i]) == 0), "infinity, or not",
+                       bits_of(from[i]));
                 if (from[i] > 1e-5f * largest && from[i] < 1e38f && from[i] > 1e-30f)
                     expect(fabsf(to[i] / from[i] - 1) < 0.1251f, "far away", bits_of(from[i]));
             }
             for (int i = 0; codec == FA_SIGNED8 && i < BLOCK; i++)
-                expect(!isfinite(from[i]) == isnan(to[i]), "a NaN, or not", bits_of(from[i]));
+                expect((isfinite(from[i]) == 0) == (isnan(to[i]) != 0), "a NaN, or not",
+                       bits_of(from[i]));
             for (int i = 0; i < BYTES; i++)
                 block[i] = (uint8_t)random_bits();
             codecs->decode[codec](to, block, BLOCK, &units);

@@ -301,7 +301,8 @@ static void check_formats(void)
         for (int kind = 0; kind < 3 * 3 * FORMATS; kind++) {
             const int variant = kind + rule;
             problem p = {
-                .rule = rule, .dtype = FA_FLOAT32, .n = 8, .formats = {kind / 3 % 3, kind % 3, kind / 9},
+                .rule = rule, .dtype = FA_FLOAT32, .n = 8,
+                .formats = {kind / 3 % 3, kind % 3, kind / 9},
                 .hyper = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 5,
                           .weight_decay = variant & 1 ? 0.1 : 0, .alpha = 0.99,
                           .momentum = variant & 2 ? 0.9 : 0, .psi = 0.9998, .ema_decay = 0.9,
