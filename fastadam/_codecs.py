@@ -25,8 +25,9 @@ from fastadam._types import Array
 
 BLOCK = 64  # FA_CODE_BLOCK in csrc/fastadam.h
 DITHER_STEP = 0x9E3779B1  # 2^32 divided by the golden ratio
-MAGNITUDE, INFINITE, QUIET_NAN, ONE = 0x7FFFFFFF, 0x7F800000, 0x7FC00000, 0x3F800000
-MOST = 0x7F4FFFFF  # the bits of 2.8e38: what is larger and finite is stored as this, in 8 bits
+MAGNITUDE, INFINITE, QUIET_NAN = 0x7FFFFFFF, 0x7F800000, 0x7FC00000
+POSITIVE_MOST, SIGNED_MOST, SIGNED_BASE = 0x7F6FFFFF, 0x6F770000, 0x3C000000
+MARKED = 1
 
 BFLOAT16, FLOAT16, INT8 = np.dtype(np.uint16), np.dtype(np.float16), np.dtype(np.uint8)
 REMAINDER = np.dtype(np.int16)  # of a bfloat16 parameter
@@ -139,23 +140,42 @@ def master_of_float16(param: Array, master: Array) -> Array:
 
 def positive_numbers(blocks: Array) -> Array:
     """The float32 numbers of blocks of codes; they are not negative."""
-    codes = blocks[:, 1:].astype(np.int32)
-    base = (blocks[:, :1].astype(np.int32) - 31) << 23
-    bits = np.where(codes == 0, 0, (codes << 20) + base)
-    return _numbers(np.where(codes == 255, INFINITE, bits)).reshape(-1)
+    codes = blocks[:, 1:].astype(np.uint32)
+    unit = (blocks[:, :1] & 0xFE).astype(np.uint32) << 23
+    with np.errstate(all="ignore"):  # of damaged codes
+        numbers = _numbers((codes << 20) + unit) - _numbers(unit)
+    infinite = (blocks[:, :1] & MARKED != 0) & (codes == 255)
+    return np.where(infinite, np.float32(np.inf), numbers).reshape(-1)
 
 
 def positive_codes(numbers: Array, random: Array) -> Array:
     """Blocks of codes of float32 numbers that are not negative."""
-    sizes = (_bits(numbers) & MAGNITUDE).astype(np.int32).reshape(-1, BLOCK)
-    finite = sizes < INFINITE
-    sizes = np.minimum(sizes, MOST)
-    top = np.where(finite, sizes, 0).max(axis=1, keepdims=True)
-    exponent = (top + 2 * 2**20 - 1) >> 23
-    added = (random >> 12).astype(np.int32).reshape(-1, BLOCK)
-    codes = np.maximum((sizes - ((exponent - 31) << 23) + added) >> 20, 1)
-    codes = np.where(finite, np.where(sizes == 0, 0, codes), 255)
-    return np.hstack([exponent, codes]).astype(np.uint8)
+    bits = _bits(numbers).reshape(-1, BLOCK)
+    marked, tame = _tamed(bits, (bits & MAGNITUDE).max(axis=1, keepdims=True), POSITIVE_MOST)
+    top = (tame & MAGNITUDE).astype(np.int32).max(axis=1, keepdims=True)
+    scale = np.maximum(((top + 2**20 - 1) >> 23) - 30, 4) & ~1
+    least = (scale - 3) << 23
+    sizes = tame.view(np.int32)
+    raised = np.where(sizes > 0, np.maximum(sizes, least), 0).astype(np.int32)
+    sums = _bits(_numbers(raised) + _numbers(scale << 23))
+    codes = ((sums + (random.reshape(-1, BLOCK) >> 12)) >> 20) - (scale.astype(np.uint32) << 3)
+    return _marked_blocks(scale, marked, codes, bits, 255)
+
+
+def _tamed(bits: Array, top: Array, most: int) -> tuple[Array, Array]:
+    """Which blocks have numbers that they cannot hold, and what takes their place."""
+    marked = top > most
+    sizes = bits & MAGNITUDE
+    tame = np.where(sizes < INFINITE, np.minimum(sizes, most), 0) | bits & ~np.uint32(MAGNITUDE)
+    return marked, np.where(marked, tame, bits).astype(np.uint32)
+
+
+def _marked_blocks(scale: Array, marked: Array, codes: Array, bits: Array, largest: int) -> Array:
+    """Blocks; in those that are marked, the largest code stands for what is not finite."""
+    kept = np.minimum(codes & largest, largest - 1) | codes & ~np.uint32(largest)
+    kept = np.where((bits & MAGNITUDE) < INFINITE, kept, largest)
+    codes = np.where(marked, kept, codes)
+    return np.hstack([scale | marked, codes]).astype(np.uint8)
 
 
 def units_of(blocks: Array, root: bool) -> Array:
@@ -163,34 +183,39 @@ def units_of(blocks: Array, root: bool) -> Array:
 
     That is the smallest for which there is a code.
     """
-    powers = blocks[:, 1:] >> 3
-    return (powers + (blocks[:, :1] & 1)) >> 1 if root else powers
+    units: Array = blocks[:, 1:] >> (4 if root else 3)
+    return units
 
 
 def signed_numbers(blocks: Array, units: Array | int) -> Array:
     """The float32 numbers of blocks of codes, each in its unit."""
     codes = (blocks[:, 1:] & 0x7F).astype(np.uint32)
-    scaled = _numbers((codes << 19) + np.uint32(ONE)) - np.float32(1)
-    scales = _numbers((blocks[:, :1].astype(np.uint32) + units) << 23)
-    bits = np.where(codes == 127, QUIET_NAN, _bits(scaled * scales))
-    return _numbers(bits | (blocks[:, 1:] & 0x80).astype(np.uint32) << 24).reshape(-1)
+    sums = _numbers(codes << 19 | np.uint32(SIGNED_BASE)) - np.float32(2**-7)
+    scales = (blocks[:, :1] & 0xFE).astype(np.uint32) + units
+    with np.errstate(all="ignore"):
+        sizes = _bits(sums * _numbers(scales << 23))
+    bits = sizes | (blocks[:, 1:] & 0x80).astype(np.uint32) << 24
+    nan = (blocks[:, :1] & MARKED != 0) & (codes == 127)
+    return _numbers(np.where(nan, QUIET_NAN, bits)).reshape(-1)
 
 
 def signed_codes(numbers: Array, units: Array | int, random: Array) -> Array:
     """Blocks of codes of float32 numbers, each in its unit."""
     bits = _bits(numbers).reshape(-1, BLOCK)
-    sizes = (bits & MAGNITUDE).astype(np.int32)
-    finite = sizes < INFINITE
     exponents = np.asarray(units, np.int32) << 23
-    top = np.where(finite, sizes - exponents, 0).max(axis=1, keepdims=True)
-    scale = np.clip(((np.maximum(top, 0) + 2**21) >> 23) - 6, 5, 218)
-    inverse = _numbers(((254 - scale) << 23) - exponents)
-    scaled = np.minimum(_numbers(bits & MAGNITUDE) * inverse, np.float32(224))
-    codes = (
-        _bits(scaled + np.float32(1)) - np.uint32(ONE) + (random.reshape(-1, BLOCK) >> 13)
-    ) >> 19
-    codes = np.where(finite, codes | bits >> 24 & 0x80, 127)
-    return np.hstack([scale, codes]).astype(np.uint8)
+
+    def top_of(bits: Array) -> Array:
+        sizes = (bits & MAGNITUDE).astype(np.int32) - exponents
+        top: Array = np.maximum(sizes.max(axis=1, keepdims=True), 0)
+        return top
+
+    marked, tame = _tamed(bits, top_of(bits), SIGNED_MOST)
+    scale = np.maximum(((top_of(tame) + 0x8FFFF) >> 23) + 1, 12) & ~1
+    with np.errstate(under="ignore"):
+        scaled = _numbers(tame & MAGNITUDE) * _numbers(((254 - scale) << 23) - exponents)
+    sums = _bits(scaled + np.float32(2**-7)) + (random.reshape(-1, BLOCK) >> 13)
+    codes = sums >> 19 & 0x7F | tame >> 24 & 0x80
+    return _marked_blocks(scale, marked, codes, bits, 127)
 
 
 class Codes:
