@@ -8,7 +8,9 @@ from reference import bits
 
 BLOCK = 64  # numbers that share a scale in 8 bits
 LARGEST_BFLOAT16 = float.fromhex("0x1.FEp127")
-LARGEST_IN_8_BITS = float.fromhex("0x1.9FFFFEp127")  # 2.8e38: what is larger is stored as this
+#: In 8 bits what is larger is stored as this: a number that is never negative, and a signed one.
+LARGEST_POSITIVE = float.fromhex("0x1.DFFFFEp127")
+LARGEST_SIGNED = float.fromhex("0x1.EEp95")
 
 
 def slot(opt, i=0):
@@ -79,61 +81,94 @@ def bfloat16_params(numbers):
 
 
 def positive_numbers(blocks):
-    """Blocks that begin with the exponent of the first power of two beyond most of its numbers."""
-    scale, codes = blocks[:, :1].astype(np.int64), blocks[:, 1:].astype(np.int64)
-    size = np.ldexp(1 + codes % 8 / 8, codes // 8 + scale - 31 - 127)
-    size = np.where(codes == 0, 0, np.where(codes == 255, np.inf, size))
-    return size.astype(np.float32).reshape(-1)
+    """Blocks that begin with the exponent of their unit, and 1 if 255 is what is not finite."""
+    scale, marked, codes = taken_apart(blocks)
+    with np.errstate(over="ignore"):  # of codes that stand for no finite number
+        size = np.ldexp(places_apart(codes, 8), scale - 127).astype(np.float32)
+    return np.where(marked & (codes == 255), np.float32(np.inf), size).reshape(-1)
 
 
 def positive_codes(numbers, random):
     """Blocks of numbers that are not negative; NaNs become infinite."""
     x = in_blocks(numbers)
-    x = np.where(np.isnan(x), np.inf, np.abs(x)).astype(np.float64)
-    largest = np.where(np.isfinite(x), np.minimum(x, LARGEST_IN_8_BITS), 0).max(1, keepdims=True)
-    # The least scale with a finite code, 254, from which on nothing has to be rounded up.
-    scale = np.zeros(largest.shape, np.int64)
-    for s in range(1, 255):
-        scale[np.ldexp(1.75, s - 1 - 127) < largest] = s
-    x_capped = np.minimum(x, LARGEST_IN_8_BITS)
-    mantissa, exponent = np.frexp(np.where(x_capped > 0, x_capped, 1))
-    place = (exponent - 1 + 31 + 127 - scale) * 8 + (mantissa * 2 - 1) * 8
-    codes = np.floor(place + share(in_blocks(random), 20))
-    codes = np.where(x == 0, 0, np.where(np.isinf(x), 255, np.maximum(codes, 1)))
-    return np.hstack([scale, codes]).astype(np.uint8)
+    marked, tame = tamed(x, np.abs(x), LARGEST_POSITIVE)
+    tame = np.where(tame > 0, tame, 0)
+    # The least even scale in which no number is above the largest code.
+    top = np.ldexp(tame.max(1, keepdims=True), 127)
+    scale = least_scale(range(4, 226, 2), lambda s: top <= np.ldexp(1.875, s + 31))
+    in_units = np.where(tame > 0, np.maximum(np.ldexp(tame, 127 - scale), 1 / 8), 0)
+    codes = np.floor(places(in_units, 8) + share(in_blocks(random), 20))
+    return whole_blocks(scale, marked, codes, x, 255)
 
 
 def units(blocks, root):
     """The powers of two of the numbers beside which signed ones are stored, or of their roots."""
-    scale, powers = blocks[:, :1].astype(np.int64), blocks[:, 1:].astype(np.int64) // 8
-    return (powers + scale % 2) // 2 if root else powers
+    powers = blocks[:, 1:].astype(np.int64) // 8
+    return powers // 2 if root else powers
 
 
 def signed_numbers(blocks, unit):
-    """Blocks that begin with the exponent of a scale."""
-    scale, codes = blocks[:, :1].astype(np.int64), blocks[:, 1:].astype(np.int64)
+    """Blocks that begin with an exponent 7 above that of their unit, and as above with a 1."""
+    scale, marked, codes = taken_apart(blocks)
     size = codes % 128
-    scaled = np.ldexp(1 + size % 16 / 16, size // 16) - 1
-    numbers = np.ldexp(np.where(size == 127, np.nan, scaled), scale + unit - 127)
-    return np.where(codes >= 128, -numbers, numbers).astype(np.float32).reshape(-1)
+    with np.errstate(over="ignore"):  # the same
+        numbers = np.ldexp(places_apart(size, 16), scale + unit - 127 - 7).astype(np.float32)
+    numbers = np.where(codes >= 128, -numbers, numbers)
+    return np.where(marked & (size == 127), np.float32(np.nan), numbers).reshape(-1)
 
 
 def signed_codes(numbers, unit, random):
     """Blocks of numbers; infinite ones become NaNs."""
-    x = in_blocks(numbers).astype(np.float64)
-    sizes, finite = np.abs(x), np.isfinite(x)
-    beside = np.where(finite, sizes, 0) * np.exp2(-np.broadcast_to(unit, x.shape).astype(float))
-    # The least scale in which the largest number stays below 1.75 * 2**6.
-    largest = beside.max(1, keepdims=True)
-    scale = np.full(largest.shape, 5)
-    for s in range(5, 218):
-        scale[largest >= np.ldexp(1.75, 6 + s - 127)] = s + 1
-    scaled = np.minimum(np.ldexp(beside, 127 - scale), 224)
-    shifted = scaled.astype(np.float32) + np.float32(1)  # rounded once, before it is a code
-    mantissa, exponent = np.frexp(shifted.astype(np.float64))
-    place = (exponent - 1) * 16 + (mantissa * 2 - 1) * 16
-    codes = np.floor(place + share(in_blocks(random), 19)) + 128 * np.signbit(x)
-    return np.hstack([scale, np.where(finite, codes, 127)]).astype(np.uint8)
+    x = in_blocks(numbers)
+    unit = np.broadcast_to(unit, x.shape)
+    marked, tame = tamed(x, np.ldexp(np.abs(x).astype(np.float64), -unit), LARGEST_SIGNED)
+    # The least even scale in which no number is above the largest code in its unit.
+    top = np.ldexp(np.ldexp(np.abs(tame), -unit).max(1, keepdims=True), 127)
+    scale = least_scale(range(12, 224, 2), lambda s: top <= np.ldexp(247.0, s - 7))
+    in_units = np.ldexp(np.abs(tame), 127 + 7 - scale - unit)
+    codes = np.floor(places(in_units, 16) + share(in_blocks(random), 19))
+    return whole_blocks(scale, marked, codes + 128 * np.signbit(x), x, 127)
+
+
+def taken_apart(blocks):
+    scale = blocks[:, :1].astype(np.int64)
+    return scale // 2 * 2, scale % 2 == 1, blocks[:, 1:].astype(np.int64)
+
+
+def places_apart(codes, steps):
+    """What codes stand for in their unit: there are so many steps from a power of two to the next,
+    1 is the first, and 1 is subtracted."""
+    return np.ldexp(1 + codes % steps / steps, codes // steps) - 1
+
+
+def places(in_units, steps):
+    """The opposite; 1 is added in float32, which is the only rounding before that to codes."""
+    sums = in_units.astype(np.float32) + np.float32(1)
+    mantissa, exponent = np.frexp(sums.astype(np.float64))
+    return (exponent - 1) * steps + (mantissa * 2 - 1) * steps
+
+
+def tamed(x, sizes, most):
+    """Whether a block has a number that it cannot hold; and then others in their place."""
+    marked = ~(sizes.max(1, keepdims=True) <= most)  # also of a NaN
+    x = x.astype(np.float64)
+    kept = np.where(np.isfinite(x), np.clip(x, -most, most), 0)
+    return marked, np.where(marked, kept, x)
+
+
+def least_scale(scales, is_enough):
+    scales = list(scales)
+    enough = np.stack([is_enough(s) for s in scales])
+    assert enough[-1].all()
+    return np.array(scales)[enough.argmax(0)]
+
+
+def whole_blocks(scale, marked, codes, x, largest):
+    """Blocks; in those that are marked, the largest code is what is not finite, and only that."""
+    codes = codes.astype(np.int64)
+    sign, size = codes // (largest + 1) * (largest + 1), codes % (largest + 1)
+    kept = np.where(np.isfinite(x), sign + np.minimum(size, largest - 1), largest)
+    return np.hstack([scale + marked, np.where(marked, kept, codes)]).astype(np.uint8)
 
 
 def in_blocks(vector):
