@@ -10,11 +10,12 @@ import numpy as np
 
 from fastadam import _hyper, _tree
 from fastadam._arrays import Arrays, Written
-from fastadam._checks import check_array, check_separate, check_written, is_stepped_in_float32, kind
+from fastadam._checks import check_separate, check_written, is_stepped_in_float32, kind
 from fastadam._codecs import INT8, codes_of
 from fastadam._hyper import Group
 from fastadam._rules import Rule
 from fastadam._slots import Slot, in_c_order, layout_of, slot, stored_as, with_state
+from fastadam._state import check_form
 from fastadam._types import Array
 
 
@@ -167,7 +168,7 @@ def param_changes(arrays: Arrays, values: Sequence[Array]) -> list[Callable[[], 
         partial(
             codes_of(view).__setitem__,
             ...,
-            check_array("the saved params" + slot.suffix, value, codes_of(view)),
+            check_form("the saved params" + slot.suffix, value, codes_of(view)),
         )
         for view, slot, value in pairs
     ]

@@ -267,8 +267,9 @@ def _read_slot(
     return slot._replace(state=tuple(state), average=average, rest=rest)
 
 
-def check_form(label: str, value: Any, param: Array, dtype: np.dtype[Any]) -> Array:
-    """Check what goes with a plain parameter: its shape, and that it has a dtype."""
+def check_form(label: str, value: Any, param: Array, dtype: np.dtype[Any] | None = None) -> Array:
+    """Check what goes with a plain parameter: its shape, and that it has a dtype, or its own."""
+    dtype = param.dtype if dtype is None else dtype
     return _check_kept(label, check_is_array(label, value, dtype, param.shape), param, (dtype,))
 
 
