@@ -23,19 +23,23 @@ def kind(value: Any) -> str:
     return f"{'an' if name[:1] in 'AEIOaeio' or name == 'ndarray' else 'a'} {name}"
 
 
-def check_written(label: str, array: Any, like: Array | None = None) -> None:
-    """Check an array that steps will change in place; `like` has its shape and dtype."""
+def check_written(
+    label: str, array: Any, param: Array | None = None, dtype: np.dtype[Any] | None = None
+) -> None:
+    """Check an array that steps will change in place: a parameter, or of a dtype beside one."""
     _refuse_masked(label, array)
     if not isinstance(array, np.ndarray):
-        nesting = "" if like is not None else ", or a dict, list or tuple of them"
+        nesting = "" if param is not None else ", or a dict, list or tuple of them"
         raise TypeError(
             f"{label} is {kind(array)}; expected a numpy.ndarray{nesting}{_remedy(array)}"
         )
-    if like is None and not is_supported(array.dtype):
+    if param is not None:
+        _check_shape(label, array, param)
+    if dtype is not None and array.dtype != dtype:
+        raise TypeError(f"{label}: dtype {array.dtype}, expected {dtype} as the parameter's")
+    if dtype is None and not is_supported(array.dtype):
         order = "" if array.dtype.isnative else " (not the native byte order)"
         raise TypeError(f"{label}: dtype {array.dtype}{order}, expected {SUPPORTED}")
-    if like is not None:
-        _check_like(label, array, like)
     if not array.flags.writeable:
         raise ValueError(
             f"{label} is read-only, and a step changes it in place; make a copy, np.array(x), "
@@ -54,7 +58,7 @@ def check_moment(label: str, array: Any, param: Array) -> None:
     found = getattr(array, "dtype", dtype)
     if _codecs.is_bfloat16(found) and dtype == np.float32:
         dtype = found
-    check_written(label, array, np.broadcast_to(np.empty((), dtype), param.shape))
+    check_written(label, array, param, dtype)
 
 
 def check_rest(label: str, array: Any, param: Array) -> bool:
@@ -63,13 +67,12 @@ def check_rest(label: str, array: Any, param: Array) -> bool:
         if array is not None:
             raise ValueError(f"{label}: expected None, as the parameter is {param.dtype}")
         return False
-    dtype = np.float32 if param.dtype == _codecs.FLOAT16 else np.int16
+    dtype = np.dtype(np.float32) if param.dtype == _codecs.FLOAT16 else _codecs.REMAINDER
     if array is None:
         raise ValueError(
-            f"{label} is None, expected an array of {np.dtype(dtype)}, as the parameter is "
-            f"{param.dtype}"
+            f"{label} is None, expected an array of {dtype}, as the parameter is {param.dtype}"
         )
-    check_written(label, array, np.broadcast_to(np.empty((), dtype), param.shape))
+    check_written(label, array, param, dtype)
     return True
 
 
@@ -99,9 +102,16 @@ def check_grad(label: str, value: Any, param: Array) -> Array:
     It has the parameter's dtype, or is one of float32, float16 and bfloat16 where the parameter
     is one of these. (A bfloat16 one comes back as uint16.)
     """
-    grad = check_array(label, value, param, mixed=True)
-    if grad.dtype == _codecs.BFLOAT16:
-        raise TypeError(f"{label}: dtype uint16, expected bfloat16 as the parameter's")
+    grad = check_is_array(label, value, param.dtype, param.shape)
+    _check_shape(label, grad, param)
+    if grad.dtype == _codecs.BFLOAT16 or (grad.dtype != param.dtype and not may_mix(grad, param)):
+        own, others = name_of(param.dtype), ""
+        if param.dtype == np.float32 or _codecs.is_half(param.dtype):
+            names = ("float32", "float16", "bfloat16")
+            others = ", " + " or ".join(name for name in names if name != own)
+        raise TypeError(f"{label}: dtype {grad.dtype}, expected {own} as the parameter's{others}")
+    if grad.dtype == param.dtype and grad.dtype is not param.dtype:
+        grad = grad.view(param.dtype)
     return _codecs.codes_of(grad)
 
 
@@ -116,18 +126,6 @@ def may_mix(array: Array, param: Array) -> bool:
         )
         and array.dtype.isnative
     )
-
-
-def check_array(label: str, value: Any, param: Array, mixed: bool = False) -> Array:
-    """Check an array against its parameter; return it as an ndarray.
-
-    With `mixed` it may be of another dtype, if both are stepped in float32.
-    """
-    grad = check_is_array(label, value, param.dtype, param.shape)
-    if mixed and grad.dtype != param.dtype and grad.shape == param.shape and may_mix(grad, param):
-        return grad
-    _check_like(label, grad, param, mixed)
-    return grad.view(param.dtype) if grad.dtype is not param.dtype else grad
 
 
 def check_is_array(label: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
@@ -178,18 +176,9 @@ def _refuse_masked(label: str, value: Any) -> None:
         raise TypeError(f"{label} is a masked array; pass its .data or .filled() values")
 
 
-def _check_like(label: str, array: Array, param: Array, mixed: bool = False) -> None:
+def _check_shape(label: str, array: Array, param: Array) -> None:
     if array.shape != param.shape:
         raise ValueError(f"{label}: shape {array.shape}, expected {param.shape} as the parameter's")
-    if array.dtype != param.dtype:
-        found, others = array.dtype, ""
-        if mixed and (param.dtype == np.float32 or _codecs.is_half(param.dtype)):
-            names = ["float32", "float16", "bfloat16"]
-            names.remove(name_of(param.dtype))
-            others = f", {names[0]} or {names[1]}"
-        raise TypeError(
-            f"{label}: dtype {found}, expected {name_of(param.dtype)} as the parameter's{others}"
-        )
 
 
 def _may_overlap_itself(array: Array) -> bool:
