@@ -108,10 +108,13 @@ class Adam(Optimizer):
     numbers at random, so that it is right in the mean: rounded to the nearest, a second moment
     would cease to decay. "Random" is a function of `seed`, the number of the step and the
     element's place in memory: the same run always gives the same bits. With ``"int8"``, blocks of
-    64 numbers share a scale; a second moment has five bits of exponent and three of mantissa, and
-    is zero only where the exact one is, and a first moment is stored in units near the root of
-    the second. Arrays with fewer than 4,096 numbers are then stored as they are. Give arrays
-    whose moments must be exact, such as embeddings, a param group with ``state_dtype=None``.
+    64 numbers share a scale. A second moment then has five bits of exponent and three of mantissa,
+    and is zero only where the exact one is; a first moment is stored in units near the root of
+    the second. So an update is off by a few percent, at random, even where the numbers of a
+    block differ ten thousand times; if one gradient of a block is a million times as large as the
+    others, those get smaller updates until it has left the second moment. Arrays with fewer
+    than 4,096 numbers are then stored as they are. Give arrays whose moments must be exact,
+    such as embeddings, a param group with ``state_dtype=None``.
     A `RowGrad` for an array with 8-bit state must have rows of a multiple of 64 numbers.
 
     A copy or a pickle of the optimizer has copies of the parameters, too. Copy or pickle it

@@ -40,8 +40,9 @@ static void encode_bfloat16(void *to, const float *from, int64_t n, const fa_uni
    is kept apart, as a difference: together they are the float32 again. A tie that was rounded
    to even could not be undone.
 
-   Where a user wrote another number, the difference is what the old one left: it adds less than
-   a unit in the last place. Zeros and infinities stay what they are: it could make NaNs of them. */
+   Where a user wrote another number, the difference is what the old one left: it adds at most half
+   a unit in the last place. A zero stays one, and nothing is added to an infinity, of which it
+   would make a NaN; less than that, it is one of the float32 numbers that are rounded to it. */
 #if FA_BYTES >= 32
 
 /* The same as below, with all halves of a vector at once. */
