@@ -40,6 +40,11 @@ def check_written(
     if dtype is None and not is_supported(array.dtype):
         order = "" if array.dtype.isnative else " (not the native byte order)"
         raise TypeError(f"{label}: dtype {array.dtype}{order}, expected {SUPPORTED}")
+    check_writable(label, array)
+
+
+def check_writable(label: str, array: Array) -> None:
+    """Check that a step can write each element of an array by itself."""
     if not array.flags.writeable:
         raise ValueError(
             f"{label} is read-only, and a step changes it in place; make a copy, np.array(x), "

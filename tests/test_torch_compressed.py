@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
 import fastadam.torch  # noqa: E402
-from fastadam.torch import _optimizer  # noqa: E402
+from fastadam.torch import _memory, _optimizer  # noqa: E402
 
 NAMES = fastadam.torch.__all__
 STATE_DTYPES = [None, "bfloat16", "int8"]
@@ -151,8 +151,9 @@ def test_bits_are_those_of_arrays(name, dtype, state_dtype, backend):
 def test_gradients_of_another_dtype(monkeypatch, backend, dtype, grad_dtype, state_dtype):
     """They come where somebody replaces their data, or sets Parameter.grad_dtype."""
     asked = []
-    read = _optimizer._gradient
-    monkeypatch.setattr(_optimizer, "_gradient", lambda *args: asked.append(args) or read(*args))
+    read = _optimizer.gradient_of
+    for module in (_memory, _optimizer):
+        monkeypatch.setattr(module, "gradient_of", lambda *args: asked.append(args) or read(*args))
     draw, draw_grad = Draw(dtype), Draw(grad_dtype)
     params = [torch.nn.Parameter(draw(*shape)) for shape in (BLOCKS, (3,))]
     arrays = [array_of(p).copy() for p in params]

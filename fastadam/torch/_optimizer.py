@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain, repeat
 from operator import setitem
@@ -18,37 +16,48 @@ from torch._C._autograd import _profiler_enabled
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fastadam import _backend, _hyper, _rows, _rules
+from fastadam import _backend, _hyper, _rules
 from fastadam._arrays import Arrays, Counts, Written
-from fastadam._checks import check_separate, check_written
-from fastadam._codecs import INT8, REMAINDER
-from fastadam._quiet import quietly
-from fastadam._slots import decoded_state, form, is_plain, rest_of, slot, state_like, stored_as
+from fastadam._checks import check_separate, check_writable
+from fastadam._slots import rest_of, slot, state_like
 from fastadam._state import (
-    RESTS,
-    check_stored,
-    converted,
     read_number,
     read_step,
     rest_name,
-    untensored,
 )
-from fastadam._types import Array
+from fastadam.torch._loading import decoded_entry, params_of, prepare_state, unwrapped
+from fastadam.torch._memory import (
+    HALF,
+    REMAINDERS,
+    STORED,
+    Gradient,
+    Memory,
+    check_form,
+    check_kind,
+    gradient_of,
+    is_aliased,
+    is_count,
+    memory_of,
+    read_grad,
+    stored_like,
+    tensor_of,
+)
+from fastadam.torch._options import (
+    STORAGE,
+    check_can_be_stored,
+    check_storage,
+    name_of,
+    read_group,
+    refuse,
+)
 
 try:
     from fastadam.torch._tensors import Tensors
 except ImportError:  # it was not compiled, or _native was not
     Tensors = None  # type: ignore[assignment, misc]
 
-HALF = (torch.float16, torch.bfloat16)
-DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, *HALF)
-#: Those of state: besides these, 8-bit moments, and what a bfloat16 parameter lacks.
-STORED = (*DTYPES, torch.uint8, torch.int16)
-#: The options that torch lacks, as they are where a pickle does not have them.
-STORAGE: dict[str, Any] = {"state_dtype": None, "seed": 0}
 #: By which the compiled backend looks at tensors; without it they all become arrays.
 EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
-STORAGE_OWNERS = getattr(torch._C, "_storage_Use_Count", None)
 #: Has autograd refuse graphs that are older than a step. The first is what the second calls, and
 #: all of it is C's: no signal handler can come between a step and this.
 INCREMENT_VERSIONS = getattr(torch._C, "_increment_version", increment_version)
@@ -70,38 +79,14 @@ class _Kept:
         self.tensors: Any = None
 
 
-class _Memory(NamedTuple):
-    """A tensor that a step writes, and its memory, which the array owns."""
-
-    name: str
-    tensor: torch.Tensor
-    array: Array
-
-
-class _Gradient(NamedTuple):
-    """A gradient as the core takes it, and the memory in which its numbers are."""
-
-    grad: Array | _rows.RowGrad
-    array: Array
-
-
-class _Prepared:
-    """A tensor of a state dict that torch must not cast to the parameter's dtype."""
-
-    __slots__ = ("tensor",)
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-
-
 class _Member(NamedTuple):
     """A parameter that has a gradient, or had one."""
 
     param: torch.Tensor
     group: int
-    grad: _Gradient | None
-    tensors: list[_Memory | None]  # the parameter, the rule's states, and what it lacks
-    counts: list[_Memory]  # what else its state has
+    grad: Gradient | None
+    tensors: list[Memory | None]  # the parameter, the rule's states, and what it lacks
+    counts: list[Memory]  # what else its state has
     step: int
     numbers: tuple[float, ...]  # the rule's
     added: dict[str, torch.Tensor]  # what its state lacks, or has in another form
@@ -113,20 +98,20 @@ class Optimizer(torch.optim.Optimizer):
     _rule: ClassVar[_rules.Rule]
 
     def __init__(self, params: Any, *, state_dtype: Any, seed: Any, **options: Any) -> None:
-        _refuse(options)
+        refuse(options)
         self._kept = _Kept()
         super().__init__(params, **options)
         self.defaults.update(state_dtype=state_dtype, seed=seed)
         for number, group in enumerate(self.param_groups):
             for key in STORAGE:
                 group.setdefault(key, self.defaults[key])
-            _check_storage(group, number)
+            check_storage(group, number)
         # torch's fused classes ask a GradScaler to leave its work to them.
         self._step_supports_amp_scaling = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.setdefault("_kept", _Kept())
-        self.state = _unwrapped(state["state"])
+        self.state = unwrapped(state["state"])
         super().__setstate__({key: value for key, value in state.items() if key != "state"})
         for key, value in STORAGE.items():
             self.defaults.setdefault(key, value)
@@ -158,16 +143,16 @@ class Optimizer(torch.optim.Optimizer):
             As in the constructor; there are the same groups as before.
         """
         if isinstance(param_group, dict):  # or torch says so
-            _refuse(param_group)
+            refuse(param_group)
         super().add_param_group(param_group)
         number = len(self.param_groups) - 1
         try:  # only now it is a list of tensors, whatever it was
             group = self.param_groups[number]
             for place, param in enumerate(group["params"]):
                 if param.requires_grad:
-                    _check_kind(_name(number, place), param)
+                    check_kind(name_of(number, place), param)
             if "seed" in self.defaults:  # or torch's constructor calls, and ours will check it
-                _check_storage(group, number)
+                check_storage(group, number)
         except BaseException:
             del self.param_groups[number]
             raise
@@ -207,9 +192,9 @@ class Optimizer(torch.optim.Optimizer):
         """
         state_dict: dict[str, Any] = super().state_dict()
         if decoded:
-            params = _params_of(state_dict["param_groups"], self.param_groups)
+            params = params_of(state_dict["param_groups"], self.param_groups)
             state_dict["state"] = {
-                key: _decoded(self._rule, f"state[{key!r}]", entry, params[key][0])
+                key: decoded_entry(self._rule, f"state[{key!r}]", entry, params[key][0])
                 if key in params
                 else entry
                 for key, entry in state_dict["state"].items()
@@ -238,7 +223,7 @@ class Optimizer(torch.optim.Optimizer):
         lacks of a float32, it is taken to lack nothing. All else is cast as torch does.
         """
         # To be the last of these hooks, after those of the user.
-        handle = self.register_load_state_dict_pre_hook(_prepare_state)
+        handle = self.register_load_state_dict_pre_hook(prepare_state)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -299,13 +284,13 @@ class Optimizer(torch.optim.Optimizer):
         # To read options and gradients may run other people's code, which may do anything to
         # parameters and state, so these are looked at only afterwards.
         param_groups = list(self.param_groups)
-        groups = [_read_group(group, self._rule.options) for group in param_groups]
+        groups = [read_group(group, self._rule.options) for group in param_groups]
         found = [
-            (_name(number, place), param, number)
+            (name_of(number, place), param, number)
             for number, group in enumerate(param_groups)
             for place, param in enumerate(group["params"])
         ]
-        grads = [_read_grad(name, param) for name, param, _ in found]
+        grads = [read_grad(name, param) for name, param, _ in found]
         members: list[_Member] = []
         for (name, param, number), grad in zip(found, grads, strict=True):
             entry = kept.state.get(param, {})
@@ -344,14 +329,14 @@ class Optimizer(torch.optim.Optimizer):
         param: Any,
         group: int,
         options: dict[str, Any],
-        grad: _Gradient | None,
+        grad: Gradient | None,
         entry: Any,
     ) -> _Member:
         rule, added = self._rule, {}
-        first = _memory(name, param)
-        tensors: list[_Memory | None] = [first]
-        _check_can_be_stored(name, param, options["state_dtype"])
-        like, dtype = _like(first.array, options["state_dtype"])
+        first = memory_of(name, param)
+        tensors: list[Memory | None] = [first]
+        check_can_be_stored(name, param, options["state_dtype"])
+        like, dtype = stored_like(first.array, options["state_dtype"])
         for number, key in enumerate(rule.states):
             asked = rule.asked.get(key)
             if asked is not None and not options[asked]:
@@ -361,10 +346,10 @@ class Optimizer(torch.optim.Optimizer):
             if tensor is None:
                 if entry and asked is None:
                     raise KeyError(f"the state of {name} lacks {key!r}")
-                tensor = added[key] = _tensor(state_like(like, number, 0.0, dtype))
-            memory = _memory(f"{key!r} of {name}", tensor, STORED)
+                tensor = added[key] = tensor_of(state_like(like, number, 0.0, dtype))
+            memory = memory_of(f"{key!r} of {name}", tensor, STORED)
             reason = f"as {name} is {param.dtype} and state_dtype={options['state_dtype']!r}"
-            _check_stored(memory, like, dtype, reason)
+            check_form(memory, like, dtype, reason)
             tensors.append(memory)
         tensors.append(None)
         if param.dtype in HALF:
@@ -372,9 +357,9 @@ class Optimizer(torch.optim.Optimizer):
             tensor = entry.get(key)
             if tensor is None:
                 bare = slot(rule, [like], group)._replace(user=first.array)
-                tensor = added[key] = _tensor(rest_of(bare))
-            tensors[-1] = memory = _memory(f"{key!r} of {name}", tensor, STORED)
-            _check_stored(memory, like, REMAINDERS[param.dtype], f"as {name} is {param.dtype}")
+                tensor = added[key] = tensor_of(rest_of(bare))
+            tensors[-1] = memory = memory_of(f"{key!r} of {name}", tensor, STORED)
+            check_form(memory, like, REMAINDERS[param.dtype], f"as {name} is {param.dtype}")
         # torch's SGD keeps no step count: it only knows whether there is a buffer.
         values: dict[str, Any] = {
             "step": int(any(entry.get(key) is not None for key in rule.states))
@@ -392,9 +377,9 @@ class Optimizer(torch.optim.Optimizer):
             else:
                 values[key] = read_step(label, entry.get(key, values[key]))
             tensor = entry.get(key)
-            if not _is_count(tensor):
+            if not is_count(tensor):
                 tensor = added[key] = torch.tensor(values[key], dtype=torch.float64, device="cpu")
-            counts.append(_memory(label, tensor))
+            counts.append(memory_of(label, tensor))
         found = tuple(values[name] for name in numbers)
         return _Member(param, group, grad, tensors, counts, values["step"], found, added)
 
@@ -404,7 +389,7 @@ class Optimizer(torch.optim.Optimizer):
         for member in members:
             for memory in member.tensors:
                 if memory is not None:
-                    check_written(memory.name, memory.array, memory.array)
+                    check_writable(memory.name, memory.array)
                     entry = Written(memory.name, memory.array, memory.array)
                     (params if memory is member.tensors[0] else others).append(entry)
         written = params + others
@@ -451,136 +436,12 @@ class Optimizer(torch.optim.Optimizer):
                 kept.state,
                 [member.param.detach() for member in members],
                 INCREMENT_VERSIONS,
-                _read_group,
-                _gradient,
-                _is_aliased,
+                read_group,
+                gradient_of,
+                is_aliased,
             )
         except NotImplementedError:
             return None
-
-
-def _params_of(saved_groups: Any, groups: Any) -> dict[Any, tuple[torch.Tensor, dict[str, Any]]]:
-    """For each key in the groups of a state dict the parameter, and the saved group."""
-    return {
-        key: (param, saved)
-        for saved, group in zip(saved_groups, groups, strict=True)
-        for key, param in zip(saved["params"], group["params"], strict=True)
-    }
-
-
-def _prepare_state(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any] | None:
-    """A state dict of which torch leaves as it is what must not be cast; a hook of torch's."""
-    groups = [dict(saved) for saved in state_dict["param_groups"]]
-    own_groups = optimizer.param_groups
-    sizes, own_sizes = ([len(group["params"]) for group in g] for g in (groups, own_groups))
-    if sizes != own_sizes:
-        return None  # torch says so
-    for i, (saved, group) in enumerate(zip(groups, own_groups, strict=True)):
-        saved["state_dtype"] = group["state_dtype"]
-        saved.setdefault("seed", group["seed"])
-        _check_storage({**saved, "params": group["params"]}, i)
-    params = _params_of(groups, own_groups)
-    state = {
-        key: _prepared(optimizer._rule, f"state dict: state[{key!r}]", entry, *params[key])
-        if key in params and isinstance(entry, dict)
-        else entry
-        for key, entry in state_dict["state"].items()
-    }
-    return {**state_dict, "state": state, "param_groups": groups}
-
-
-def _prepared(
-    rule: _rules.Rule,
-    label: str,
-    entry: dict[str, Any],
-    param: torch.Tensor,
-    group: dict[str, Any],
-) -> dict[str, Any]:
-    """A parameter's entry in a state dict, stored as the param group says."""
-    new = {key: value for key, value in entry.items() if key not in RESTS}
-    kept: dict[str, Any] = {}
-    for name in ("step", *rule.number_names):
-        value = entry.get(name)
-        if isinstance(value, torch.Tensor):
-            kept[name] = value
-        elif type(value) in (int, float):  # of which torch would make a float32 tensor
-            kept[name] = torch.tensor(value, dtype=torch.float64, device="cpu")
-    if _is_stepped_in_float32(param):
-        array = _array(param)
-        like, dtype = _like(array, group["state_dtype"])
-        moments = _tensors_of(entry, rule.states)
-        if any(tensor.dtype != _torch_dtype(dtype) for tensor in moments.values()):
-            found = _moments(rule, label, entry, like)
-            step = read_step(f"{label}['step']", entry.get("step", 1))
-            found = converted(rule, found, like, dtype, group["seed"], step)
-            moments = {
-                name: _tensor(state_like(like, rule.states.index(name), numbers))
-                for name, numbers in found.items()
-            }
-        kept.update(moments)
-        if param.dtype in HALF:
-            kept.update(_tensors_of(entry, (rest_name(like),)))
-    new.update({name: _Prepared(tensor.to(param.device)) for name, tensor in kept.items()})
-    return new
-
-
-def _unwrapped(state: Any) -> Any:
-    """The state that torch made of a state dict, with tensors in place of what was prepared."""
-    for entry in state.values():
-        if isinstance(entry, dict):
-            prepared = {k: value.tensor for k, value in entry.items() if type(value) is _Prepared}
-            entry.update(prepared)
-    return state
-
-
-def _decoded(
-    rule: _rules.Rule, label: str, entry: dict[str, Any], param: torch.Tensor
-) -> dict[str, Any]:
-    """A parameter's state with moments as numbers, and without what it lacks of a float32."""
-    new = {key: value for key, value in entry.items() if key not in RESTS}
-    coded = (torch.uint8, torch.bfloat16)
-    moments = _tensors_of(entry, rule.states)
-    if _is_stepped_in_float32(param) and any(t.dtype in coded for t in moments.values()):
-        array = _array(param)
-        found = _moments(rule, label, entry, array)
-        stored = [found.get(name) for name in rule.states]
-        numbers = quietly(decoded_state, rule, stored, array)
-        new.update(
-            {
-                name: torch.from_numpy(number)
-                for name, number in zip(rule.states, numbers, strict=True)
-                if name in moments and moments[name].dtype in coded
-            }
-        )
-    return new
-
-
-def _tensors_of(entry: dict[str, Any], names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Those of these entries that are tensors."""
-    return {name: entry[name] for name in names if isinstance(entry.get(name), torch.Tensor)}
-
-
-def _moments(
-    rule: _rules.Rule, label: str, entry: dict[str, Any], param: Array
-) -> dict[str, Array]:
-    """The moments of an entry, however they are stored, as the core has them."""
-    found = {}
-    for name, tensor in _tensors_of(entry, rule.states).items():
-        if tensor.dtype in (torch.float16, torch.float64):
-            tensor = tensor.float()
-        found[name] = check_stored(f"{label}[{name!r}]", _array(tensor.cpu()), param)
-    if len({array.dtype == INT8 for array in found.values()}) > 1:
-        raise ValueError(f"{label} has moments in 8 bits beside others, which need them, too")
-    return found
-
-
-def _is_stepped_in_float32(param: torch.Tensor) -> bool:
-    """Whether a parameter is, so that its state may be stored in fewer bits."""
-    return (
-        param.dtype in (torch.float32, torch.complex64, *HALF)
-        and (param.device.type, param.layout) == ("cpu", torch.strided)
-        and not (param.is_conj() or param.is_neg())
-    )
 
 
 #: Let a compiled training loop call this one as it is.
@@ -630,152 +491,8 @@ def _take_back(state: Any, member: _Member, replaced: dict[str, Any]) -> None:
         state.pop(member.param, None)
 
 
-def _param(member: _Member) -> _Memory:
-    return cast(_Memory, member.tensors[0])
-
-
-def _name(group: int, place: int) -> str:
-    """What messages call a parameter."""
-    return f"param_groups[{group}]['params'][{place}]"
-
-
-def _refuse(options: Any) -> None:
-    for key in ("capturable", "differentiable"):
-        if options.get(key):
-            raise RuntimeError(f"`fastadam` does not support `{key}`")
-    if callable(options.get("lr")):
-        raise TypeError(
-            "lr is a function; with torch, use torch.optim.lr_scheduler (LambdaLR takes a function)"
-        )
-
-
-def _read_group(group: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The options of a param group as the core takes them: numbers in place of tensors."""
-    _refuse(group)
-    options = {name: untensored(group[name]) for name in names}
-    options["lr"] = _hyper.check_lr(options["lr"])
-    return options
-
-
-def _memory(name: str, tensor: Any, dtypes: Sequence[torch.dtype] = DTYPES) -> _Memory:
-    """A tensor that a step writes, checked, and its memory."""
-    _check_strided(name, tensor, dtypes)
-    return _Memory(name, tensor, _array(tensor))
-
-
-def _check_strided(name: str, tensor: Any, dtypes: Sequence[torch.dtype] = DTYPES) -> None:
-    """Check that a tensor that a step writes has memory to be written, of a dtype that we know."""
-    if tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg():
-        raise RuntimeError(
-            f"{name}: `fastadam` requires strided Tensors that are not conjugated or negated "
-            f"lazily, but it is {tensor.layout} (resolve_conj() and resolve_neg() copy)"
-        )
-    _check_kind(name, tensor, dtypes)
-
-
-def _check_kind(name: str, tensor: Any, dtypes: Sequence[torch.dtype] = DTYPES) -> None:
-    if tensor.device.type != "cpu" or tensor.dtype not in dtypes:
-        raise RuntimeError(
-            f"{name}: `fastadam` requires all the params to be float32, float64, complex64, "
-            f"complex128, float16 or bfloat16 Tensors of supported devices: ['cpu'] but found "
-            f"{tensor.dtype} on {tensor.device}; convert or move it, or use torch.optim"
-        )
-
-
-def _array(tensor: Any) -> Array:
-    """The memory of a tensor, kept by the array: the tensor may get another, but not resize it."""
-    tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:  # as the core has that
-        tensor = tensor.view(torch.uint16)
-    array: Array = tensor.numpy()
-    return array
-
-
-def _tensor(array: Any) -> torch.Tensor:
-    """The tensor in the memory of an array that is the core's."""
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
-
-
-#: The dtypes of what parameters in half precision lack of a float32.
-REMAINDERS: dict[torch.dtype, np.dtype[Any]] = {
-    torch.bfloat16: REMAINDER,
-    torch.float16: np.dtype(np.float32),
-}
-
-
-def _like(param: Array, state_dtype: str | None) -> tuple[Array, np.dtype[Any]]:
-    """A plain array in whose order the state of a parameter lies, and the moments' dtype."""
-    dtype = stored_as(param, state_dtype)
-    if dtype == INT8:
-        return (param if param.flags.c_contiguous else np.empty_like(param, order="C")), dtype
-    return (param if is_plain(param) else np.empty_like(param)), dtype
-
-
-def _check_stored(memory: _Memory, like: Array, dtype: np.dtype[Any], reason: str) -> None:
-    """Check that state is stored as the core expects it, for that reason."""
-    expected = _torch_dtype(dtype)
-    if memory.tensor.dtype != expected:
-        raise TypeError(f"{memory.name} is {memory.tensor.dtype}, expected {expected} {reason}")
-    shape, _ = form(like, dtype)
-    if memory.array.shape != shape:
-        raise ValueError(f"{memory.name} has the shape {memory.array.shape}, expected {shape}")
-
-
-def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    """What torch calls the dtype of an array as the core has it."""
-    return _tensor(np.empty(0, dtype)).dtype
-
-
-def _check_storage(group: dict[str, Any], number: int) -> None:
-    """Check the options of a param group that say how state is stored."""
-    traits = _hyper.Traits(tuple(STORAGE), float32=True)
-    for key in STORAGE:
-        _hyper.OPTIONS[key](key, group[key], traits)
-    for key in _hyper.CONDITIONS.keys() & {"centered"} & group.keys():
-        _hyper.CONDITIONS[key](group)
-    for place, param in enumerate(group["params"]):
-        if param.requires_grad:
-            _check_can_be_stored(_name(number, place), param, group["state_dtype"])
-
-
-def _check_can_be_stored(name: str, param: torch.Tensor, state_dtype: str | None) -> None:
-    if state_dtype is not None and param.dtype in (torch.float64, torch.complex128):
-        raise ValueError(
-            f"{name} is {param.dtype}, and state_dtype={state_dtype!r} is for tensors that are "
-            "stepped in float32; put it into a param group with state_dtype=None"
-        )
-
-
-def _read_grad(name: str, param: Any) -> _Gradient | None:
-    """A parameter's gradient, if the parameter can be stepped."""
-    grad = param.grad
-    if grad is None:
-        return None
-    _check_strided(name, param)
-    return _gradient(f"the gradient of {name}", grad)
-
-
-def _gradient(name: str, grad: torch.Tensor) -> _Gradient:
-    """A gradient of any kind that there is, or an error."""
-    grad = grad.detach()
-    if grad.layout == torch.sparse_coo and grad.sparse_dim() == 1:
-        _check_kind(name, grad)
-        rows, values = grad._indices()[0].numpy().copy(), _array(_real(grad._values()))
-        return _Gradient(_rows.RowGrad(rows, values), values)
-    if grad.layout != torch.strided:
-        raise RuntimeError(
-            f"{name}: `fastadam` does not support sparse gradients other than an embedding's, "
-            "with one sparse dimension"
-        )
-    _check_kind(name, grad)
-    array = _array(_real(grad.resolve_conj().resolve_neg()))
-    return _Gradient(array, array)
-
-
-def _real(grad: torch.Tensor) -> torch.Tensor:
-    """A gradient in half precision as float32, and others as they are."""
-    return grad.float() if grad.dtype in HALF else grad
+def _param(member: _Member) -> Memory:
+    return cast(Memory, member.tensors[0])
 
 
 def _check_unmoved(members: list[_Member]) -> None:
@@ -794,50 +511,6 @@ def _check_unmoved(members: list[_Member]) -> None:
                     and base.data_ptr() != array.ctypes.data
                 ):
                     raise RuntimeError(f"{name} was moved in memory while a step looked at it")
-
-
-def _is_count(value: Any) -> bool:
-    """Whether a step can write a count there."""
-    return (
-        type(value) is torch.Tensor
-        and (value.dtype, value.device.type, value.ndim) == (torch.float64, "cpu", 0)
-        and not (value.requires_grad or value.is_inference())
-    )
-
-
-def _owners(tensor: torch.Tensor) -> tuple[int, int, int]:
-    """How many own a tensor's memory, and how many hold the object that stands for it."""
-    storage = tensor.untyped_storage()
-    return (
-        STORAGE_OWNERS(storage._cdata) if STORAGE_OWNERS else 0,
-        sys.getrefcount(storage),
-        weakref.getweakrefcount(storage),
-    )
-
-
-def _owners_at_rest() -> tuple[int, int, int]:
-    """What `_owners` says where only a tensor and an array of ours own memory.
-
-    That depends on the versions of torch and of Python, which does not count all that it holds.
-    """
-    memory = _memory("a tensor", torch.from_numpy(np.zeros(1)))
-    return _owners(memory.tensor)
-
-
-AT_REST = _owners_at_rest()
-
-
-def _is_aliased(tensor: torch.Tensor) -> bool:
-    """Whether others than a tensor and our array own its memory, or may come to.
-
-    One of them could move it, as share_memory_ does, and nothing of the tensor would show it.
-    """
-    return bool(
-        STORAGE_OWNERS is None
-        or _owners(tensor) != AT_REST
-        or weakref.getweakrefcount(tensor)
-        or tensor.is_shared()
-    )
 
 
 class WithEpsilonHat(Optimizer):
