@@ -16,7 +16,7 @@ Codes are decoded to float32, the rule works with that, and what comes out is en
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ REMAINDER = np.dtype(np.int16)  # of a bfloat16 parameter
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
     """Whether a dtype is ml_dtypes.bfloat16, which need not be imported."""
-    return dtype.name == "bfloat16" and dtype.itemsize == 2
+    return dtype.itemsize == 2 and dtype.name == "bfloat16"
 
 
 def is_half(dtype: np.dtype[Any]) -> bool:
@@ -138,6 +138,13 @@ def master_of_float16(param: Array, master: Array) -> Array:
 # 8 bits: csrc/codecs/int8.h
 
 
+def in_blocks(vector: Array) -> Array:
+    """A vector's numbers in whole blocks, with zeros behind."""
+    whole = np.zeros((n_blocks(vector.size), BLOCK), vector.dtype)
+    whole.reshape(-1)[: vector.size] = vector
+    return whole
+
+
 def positive_numbers(blocks: Array) -> Array:
     """The float32 numbers of blocks of codes; they are not negative."""
     codes = blocks[:, 1:].astype(np.uint32)
@@ -150,7 +157,7 @@ def positive_numbers(blocks: Array) -> Array:
 
 def positive_codes(numbers: Array, random: Array) -> Array:
     """Blocks of codes of float32 numbers that are not negative."""
-    bits = _bits(numbers).reshape(-1, BLOCK)
+    bits = in_blocks(_bits(numbers))
     marked, tame = _tamed(bits, (bits & MAGNITUDE).max(axis=1, keepdims=True), POSITIVE_MOST)
     top = (tame & MAGNITUDE).astype(np.int32).max(axis=1, keepdims=True)
     scale = np.maximum(((top + 2**20 - 1) >> 23) - 30, 4) & ~1
@@ -158,7 +165,7 @@ def positive_codes(numbers: Array, random: Array) -> Array:
     sizes = tame.view(np.int32)
     raised = np.where(sizes > 0, np.maximum(sizes, least), 0).astype(np.int32)
     sums = _bits(_numbers(raised) + _numbers(scale << 23))
-    codes = ((sums + (random.reshape(-1, BLOCK) >> 12)) >> 20) - (scale.astype(np.uint32) << 3)
+    codes = ((sums + (in_blocks(random) >> 12)) >> 20) - (scale.astype(np.uint32) << 3)
     return _marked_blocks(scale, marked, codes, bits, 255)
 
 
@@ -201,7 +208,7 @@ def signed_numbers(blocks: Array, units: Array | int) -> Array:
 
 def signed_codes(numbers: Array, units: Array | int, random: Array) -> Array:
     """Blocks of codes of float32 numbers, each in its unit."""
-    bits = _bits(numbers).reshape(-1, BLOCK)
+    bits = in_blocks(_bits(numbers))
     exponents = np.asarray(units, np.int32) << 23
 
     def top_of(bits: Array) -> Array:
@@ -213,90 +220,81 @@ def signed_codes(numbers: Array, units: Array | int, random: Array) -> Array:
     scale = np.maximum(((top_of(tame) + 0x8FFFF) >> 23) + 1, 12) & ~1
     with np.errstate(under="ignore"):
         scaled = _numbers(tame & MAGNITUDE) * _numbers(((254 - scale) << 23) - exponents)
-    sums = _bits(scaled + np.float32(2**-7)) + (random.reshape(-1, BLOCK) >> 13)
+    sums = _bits(scaled + np.float32(2**-7)) + (in_blocks(random) >> 13)
     codes = sums >> 19 & 0x7F | tame >> 24 & 0x80
     return _marked_blocks(scale, marked, codes, bits, 127)
 
 
-class Codes:
-    """Those streams of a part of an array that are stored as codes, with room for the numbers.
-
-    Parameters
-    ----------
-    rule : Rule
-    param, rest : ndarray, shape (n,)
-        The parameter and what it lacks of a float32, or None.
-    state : sequence of ndarray
-        Of shape (n,) or, with 8 bits, (blocks, 65).
-    index : ndarray of uint32, shape (n,)
-        Where in the array the numbers are.
-    """
-
-    def __init__(
-        self,
-        rule: Any,
-        param: Array,
-        rest: Array | None,
-        state: Sequence[Array | None],
-        index: Array,
-    ) -> None:
-        self._rule, self._param, self._rest, self._state = rule, param, rest, state
-        self._index = index
-        n = param.size
-        self.param = param if rest is None else np.empty(n, np.float32)
-        self._coded = [k for k, array in enumerate(state) if is_code(array)]
-        #: Whole blocks of numbers; those that are not there are zeros.
-        self._room = {k: np.zeros(n_blocks(n) * BLOCK, np.float32) for k in self._coded}
-        self._whole = np.arange(n_blocks(n) * BLOCK, dtype=np.uint32)
-        if n:
-            self._whole[:n] = index
-        #: What the rule gets.
-        self.state = tuple(
-            self._room[k][:n] if k in self._room else array for k, array in enumerate(state)
-        )
-
-    def decode(self) -> None:
-        """Compute the numbers that the codes stand for."""
-        n = self._param.size
-        if self._rest is not None:
-            of = master_of_float16 if self._param.dtype == FLOAT16 else master_of_bfloat16
-            self.param[:] = of(self._param, self._rest)
-        for k in self._coded:
-            codes: Any = self._state[k]
-            if codes.dtype == BFLOAT16:
-                numbers = bfloat16_numbers(codes)
-            elif self._rule.states[k] in self._rule.positive:
-                numbers = positive_numbers(codes)
-            else:
-                numbers = signed_numbers(codes, self._units(k))
-            self._room[k][:n] = numbers[:n]
-
-    def encode(self, seed: int, step: int) -> None:
-        """Encode what the rule made of them; units come before what is in them."""
-        n = self._param.size
-        if self._rest is not None and self._param.dtype == FLOAT16:
-            self._rest[:] = self.param
-            self._param[:] = self.param.astype(np.float16)
-        elif self._rest is not None:
-            self._param[:], self._rest[:] = split_master(self.param)
-        for k in sorted(self._coded, key=lambda k: self._rule.states[k] in self._rule.units):
-            codes, numbers = self._state[k], self._room[k]
-            assert codes is not None
-            random = dither(seed, step, k, self._whole)
-            if codes.dtype == BFLOAT16:
-                codes[:] = bfloat16_codes(numbers[:n], random[:n])
-            elif self._rule.states[k] in self._rule.positive:
-                codes[:] = positive_codes(numbers, random)
-            else:
-                codes[:] = signed_codes(numbers, self._units(k), random)
-
-    def _units(self, k: int) -> Array | int:
-        unit = self._rule.units.get(self._rule.states[k])
-        if unit is None:
-            return 0
-        return units_of(self._state[self._rule.states.index(unit)], self._rule.roots)
+# Arrays
 
 
 def is_code(array: Array | None) -> bool:
     """Whether an array of state is stored as codes."""
     return array is not None and array.dtype in (BFLOAT16, INT8)
+
+
+def pieces(streams: Sequence[Array | None], n: int, size: int) -> Iterator[tuple[slice, list[Any]]]:
+    """Streams of n elements in pieces of `size`, which is whole blocks, and where each piece is."""
+    for start in range(0, n, size):
+        place = slice(start, min(start + size, n))
+        blocks = slice(start // BLOCK, n_blocks(place.stop))
+        parts = [
+            None if stream is None else stream[blocks if stream.dtype == INT8 else place]
+            for stream in streams
+        ]
+        yield place, parts
+
+
+def master_of(param: Array, rest: Array | None) -> Array:
+    """The float32 numbers of half-precision parameters, or others as they are."""
+    if rest is None:
+        return param
+    of = master_of_float16 if param.dtype == FLOAT16 else master_of_bfloat16
+    return of(param, rest)
+
+
+def keep_master(master: Array, param: Array, rest: Array | None) -> None:
+    """Write what `master_of` would give back."""
+    if rest is None:
+        return
+    if param.dtype == FLOAT16:
+        param[:], rest[:] = master.astype(np.float16), master
+    else:
+        param[:], rest[:] = split_master(master)
+
+
+def decoded(rule: Any, state: Sequence[Array | None], n: int) -> list[Array | None]:
+    """The state of n elements: the numbers that codes stand for, other arrays as they are."""
+    return [
+        _numbers_of_codes(rule, state, k)[:n] if is_code(array) else array
+        for k, array in enumerate(state)
+    ]
+
+
+def _numbers_of_codes(rule: Any, state: Sequence[Any], k: int) -> Array:
+    if state[k].dtype == BFLOAT16:
+        return bfloat16_numbers(state[k])
+    if rule.states[k] in rule.positive:
+        return positive_numbers(state[k])
+    return signed_numbers(state[k], _units(rule, state, k))
+
+
+def encode(
+    rule: Any, numbers: Sequence[Any], state: Sequence[Any], index: Array, seed: int, step: int
+) -> None:
+    """Write the codes of state; `index` is where its elements are in the whole array."""
+    coded = [k for k, array in enumerate(state) if is_code(array)]
+    for k in sorted(coded, key=lambda k: rule.states[k] in rule.units):  # units come first
+        codes = state[k]
+        random = dither(seed, step, k, index)
+        if codes.dtype == BFLOAT16:
+            codes[:] = bfloat16_codes(numbers[k], random)
+        elif rule.states[k] in rule.positive:
+            codes[:] = positive_codes(numbers[k], random)
+        else:
+            codes[:] = signed_codes(numbers[k], _units(rule, state, k), random)
+
+
+def _units(rule: Any, state: Sequence[Any], k: int) -> Array | int:
+    unit = rule.units.get(rule.states[k])
+    return 0 if unit is None else units_of(state[rule.states.index(unit)], rule.roots)

@@ -20,7 +20,16 @@ import numpy as np
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
 from fastadam._codecs import BLOCK as CODE_BLOCK
-from fastadam._codecs import INT8, Codes, is_code, numbers_of
+from fastadam._codecs import (
+    INT8,
+    decoded,
+    encode,
+    is_code,
+    keep_master,
+    master_of,
+    numbers_of,
+    pieces,
+)
 from fastadam._guard import HELD, KEPT, REENTERED, at_once
 from fastadam._quiet import quietly
 from fastadam._rows import Rows
@@ -104,18 +113,23 @@ BLOCK = 65536
 NORM_BLOCK = 4096  # FA_BLOCK in csrc/fastadam.h: it decides the norm's last bits
 
 
-def block_sums(grad: Array, scale: float, wide: Array) -> Iterator[float]:
-    """The sums of squares of a gradient's blocks, in double, in the order of csrc/norm.c."""
-    for start in range(0, grad.size, NORM_BLOCK):
-        block = grad[start : start + NORM_BLOCK]
-        y = np.multiply(block, scale, out=wide[: block.size], dtype=np.float64)
-        np.multiply(y, y, out=y)
-        whole = y.size - y.size % 16
-        sums = np.add.reduce(y[:whole].reshape(-1, 16), axis=0)
-        sums[: y.size - whole] += y[whole:]
-        for width in (8, 4, 2, 1):
-            sums[:width] += sums[width : 2 * width]
-        yield float(sums[0])
+def norm_blocks(grads: Sequence[Array]) -> Iterator[Array]:
+    """The numbers of gradients, in the blocks of csrc/norm.c."""
+    for grad in grads:
+        for start in range(0, grad.size, NORM_BLOCK):
+            yield numbers_of(grad[start : start + NORM_BLOCK])
+
+
+def block_sum(block: Array, scale: float, wide: Array) -> float:
+    """The sum of squares of a block, in double, in the order of csrc/norm.c."""
+    y = np.multiply(block, scale, out=wide[: block.size], dtype=np.float64)
+    np.multiply(y, y, out=y)
+    whole = y.size - y.size % 16
+    sums = np.add.reduce(y[:whole].reshape(-1, 16), axis=0)
+    sums[: y.size - whole] += y[whole:]
+    for width in (8, 4, 2, 1):
+        sums[:width] += sums[width : 2 * width]
+    return float(sums[0])
 
 
 def grad_norm(grads: Sequence[Array], loss_scale: float, wide: Array) -> float:
@@ -123,15 +137,14 @@ def grad_norm(grads: Sequence[Array], loss_scale: float, wide: Array) -> float:
 
     def total(scale: float) -> float:
         result = 0.0
-        for grad in grads:
-            for block_sum in block_sums(grad, scale, wide):
-                result += block_sum
+        for block in norm_blocks(grads):
+            result += block_sum(block, scale, wide)
         return result
 
     squares = total(1.0)
     info = np.finfo(np.float64)
     if squares == math.inf or squares < info.smallest_normal / info.eps:
-        bound = max((float(np.abs(grad).max()) for grad in grads if grad.size), default=0.0)
+        bound = max((float(np.abs(block).max()) for block in norm_blocks(grads)), default=0.0)
         if 0 < bound < math.inf:
             exponent = max(math.frexp(bound)[1], -1000)
             root = np.sqrt(total(math.ldexp(1, -exponent)))
@@ -144,7 +157,11 @@ def overflows(grads: Sequence[Array], norm: float, clip: float, loss_scale: floa
     if not norm * clip > _hyper.FLOAT32_MAX / 2:
         return False
     factor = np.float32(clip / loss_scale)
-    return any(not np.isfinite(grad * factor).all() for grad in grads if grad.dtype == np.float32)
+    return any(
+        not np.isfinite(block * factor).all()
+        for block in norm_blocks(grads)
+        if block.dtype == np.float32
+    )
 
 
 def sum_rows(values: Array, order: Array, starts: Array) -> Array:
@@ -184,32 +201,38 @@ class Batch:
             ]
             for slot in arrays.slots
         ]
-        dtypes = {real_dtype(slot.param) for slot in arrays.slots}
+        self._dtypes = [real_dtype(slot.param) for slot in arrays.slots]
         most = max((params.size for params, *_ in self._flat if params is not None), default=0)
-        self._scratch = {dtype: np.empty((3, min(most, BLOCK)), dtype) for dtype in dtypes}
+        self._scratch = {dtype: np.empty((3, min(most, BLOCK)), dtype) for dtype in self._dtypes}
+        #: None for arrays with codes, whose blocks are made in each step.
         self._blocks = [
-            self._cut(streams, np.arange(streams[0].size if has_codes(streams) else 0))
-            for streams in self._flat
+            None if has_codes(streams) else [*self._cut(streams)] for streams in self._flat
         ]
         self._wide = np.empty(NORM_BLOCK if clip.measures else 0)
 
-    def _cut(self, streams: Sequence[Any], index: Array) -> list[Block]:
-        """The blocks of an array; `index` is where its elements are, if there are codes."""
-        blocks = []
-        size = streams[0].size
-        for start in range(0, size, BLOCK):
-            cut = slice(start, start + BLOCK)
-            parts: list[Any] = [
-                None if stream is None else stream[place_of(stream, cut)] for stream in streams
-            ]
-            p, average, rest, *kept = parts
-            codes, state = None, tuple(kept)
-            if has_codes(streams):
-                codes = Codes(self.arrays.rule, p, rest, state, index[cut])
-                p, state = codes.param, codes.state
-            a, b, c = [vector[: p.size] for vector in self._scratch[p.dtype]]
-            blocks.append(Block(cut, codes, p, state, average, (a, b, c)))
-        return blocks
+    def _cut(self, streams: Sequence[Any]) -> Iterator[Block]:
+        """The blocks of an array."""
+        for place, (p, average, _, *state) in pieces(streams, streams[0].size, BLOCK):
+            yield self._block(place, p, state, average)
+
+    def _coded(
+        self, streams: Sequence[Any], k: Scalars, index: Array | None = None
+    ) -> Iterator[Block]:
+        """The blocks of an array with codes: each is decoded, and encoded after its step.
+
+        `index` is where the elements are in the whole array, if this is a part of one.
+        """
+        rule = self.arrays.rule
+        for place, (p, average, rest, *state) in pieces(streams, streams[0].size, BLOCK):
+            master, numbers = master_of(p, rest), decoded(rule, state, p.size)
+            yield self._block(place, master, numbers, average)
+            keep_master(master, p, rest)
+            here = np.arange(place.start, place.stop) if index is None else index[place]
+            encode(rule, numbers, state, here, k.hyper.seed, k.step)
+
+    def _block(self, place: slice, p: Array, state: Sequence[Any], average: Array | None) -> Block:
+        a, b, c = [vector[: p.size] for vector in self._scratch[p.dtype]]
+        return Block(place, p, state, average, (a, b, c))
 
     def step(
         self,
@@ -269,9 +292,7 @@ class Batch:
 
     def _run(self, grads: list[Array | Rows | None], loss_scale: float) -> None:
         vectors = [
-            None
-            if grad is None
-            else numbers_of(flat(grad.values if isinstance(grad, Rows) else grad))
+            None if grad is None else flat(grad.values if isinstance(grad, Rows) else grad)
             for grad in grads
         ]
         clip = 1.0
@@ -293,14 +314,15 @@ class Batch:
             if vector is None:
                 continue
             grad, slot, step = grads[i], self.arrays.slots[i], self.steps[i] + 1
-            k = self._scalars_of(slot.group, vector.dtype)
+            k = self._scalars_of(slot.group, self._dtypes[i])
             k.make_for(self._lrs[slot.group], factor, step, self.numbers[i])
             for user, plain in slot.copies:
                 np.copyto(plain, user)
             if isinstance(grad, Rows):
                 self._step_rows(self._flat[i], grad.rows, vector, k)
             else:
-                step_blocks(k, vector, self._blocks[i])
+                made = self._blocks[i]
+                step_blocks(k, vector, self._coded(self._flat[i], k) if made is None else made)
             for user, plain in slot.copies:
                 np.copyto(user, plain)
             self.steps[i] = step
@@ -321,27 +343,27 @@ class Batch:
             return
         width = vector.size // rows.size
         tables = [None if array is None else as_table(array, width) for array in arrays]
-        parts = [
-            None if table is None else table[rows].reshape(-1, *table.shape[2:]) for table in tables
-        ]
-        index = (rows[:, None] * width + np.arange(width)).reshape(-1)
-        step_blocks(k, vector, self._cut(parts, index))
-        for table, part in zip(tables, parts, strict=True):
-            if table is not None and part is not None:
-                table[rows] = part.reshape(-1, *table.shape[1:])
+        some = max(BLOCK // width, 1)
+        for start in range(0, rows.size, some):
+            now = rows[start : start + some]
+            parts = [
+                None if table is None else table[now].reshape(-1, *table.shape[2:])
+                for table in tables
+            ]
+            blocks = self._cut(parts)
+            if has_codes(parts):
+                index = (now[:, None] * width + np.arange(width)).reshape(-1)
+                blocks = self._coded(parts, k, index)
+            step_blocks(k, vector[start * width :], blocks)
+            for table, part in zip(tables, parts, strict=True):
+                if table is not None and part is not None:
+                    table[now] = part.reshape(-1, *table.shape[1:])
 
 
 def has_codes(streams: Sequence[Array | None]) -> bool:
     """Whether some of a parameter, its average, what it lacks, and its state are codes."""
     _, _, rest, *state = streams
     return rest is not None or any(map(is_code, state))
-
-
-def place_of(stream: Array, cut: slice) -> slice:
-    """Where elements are in a stream, which may have them in blocks."""
-    if stream.dtype != INT8:
-        return cut
-    return slice(cut.start // CODE_BLOCK, -(-cut.stop // CODE_BLOCK))
 
 
 def as_table(stream: Array, width: int) -> Array:

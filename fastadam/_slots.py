@@ -227,27 +227,12 @@ def decoded_state(rule: Rule, stored: Sequence[Array | None], param: Array) -> l
 
 def _decoded_blocks(rule: Rule, blocks: Sequence[Array | None], n: int) -> list[Array | None]:
     numbers = [None if array is None else np.empty(n, np.float32) for array in blocks]
-    for start in range(0, n, PART):
-        index = np.arange(start, min(start + PART, n))
-        codes = _codes_at(rule, blocks, index)
-        codes.decode()
-        for own, found in zip(numbers, codes.state, strict=True):
-            if own is not None and found is not None:
-                own[start : start + PART] = found
+    for place, parts in _codecs.pieces(blocks, n, PART):
+        found = _codecs.decoded(rule, parts, place.stop - place.start)
+        for whole, part in zip(numbers, found, strict=True):
+            if whole is not None and part is not None:
+                whole[place] = part
     return numbers
-
-
-def _codes_at(rule: Rule, streams: Sequence[Array | None], index: Array) -> _codecs.Codes:
-    """A part of moments that are stored as codes; `index` is where in the array it is."""
-    first, end = int(index[0]), int(index[-1]) + 1
-    blocks = slice(first // _codecs.BLOCK, _codecs.n_blocks(end))
-    parts = [
-        None
-        if stream is None
-        else stream[blocks if stream.dtype == _codecs.INT8 else slice(first, end)]
-        for stream in streams
-    ]
-    return _codecs.Codes(rule, np.empty(index.size, np.float32), None, parts, index)
 
 
 def _as_stepped(array: Array, param: Array) -> Array:
@@ -276,12 +261,9 @@ def encoded_state(
     ]
     stored = [array for array, _ in made]
     streams = [None if array is None else flat(array) for array in stored]
-    for start in range(0, n, PART):
-        codes = _codes_at(rule, streams, np.arange(start, min(start + PART, n)))
-        for room, (_, vector) in zip(codes.state, made, strict=True):
-            if room is not None and vector is not None:
-                room[:] = vector[start : start + PART]
-        codes.encode(seed, step)
+    for place, parts in _codecs.pieces(streams, n, PART):
+        found = [None if vector is None else vector[place] for _, vector in made]
+        _codecs.encode(rule, found, parts, np.arange(place.start, place.stop), seed, step)
     return stored
 
 

@@ -103,7 +103,7 @@ class Model:
         states = tuple(None if s is None else real(s) for s in states)
         average = None if array.average is None else real(array.average)
         scratch = tuple(np.empty_like(p) for _ in range(3))
-        block = Block(slice(0, p.size), None, p, states, average, scratch)
+        block = Block(slice(0, p.size), p, states, average, scratch)
         with np.errstate(all="ignore"):
             step_blocks(k, real(grad), [block])
 

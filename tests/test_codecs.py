@@ -545,6 +545,30 @@ def test_rows_are_stepped_as_with_a_dense_gradient_and_others_left_alone(
         assert found[rows].tobytes() != old[rows].tobytes()
 
 
+@pytest.mark.parametrize("width", [64, 320 * 64, 1094 * 64])
+@pytest.mark.parametrize("state_dtype", [None, *STATE_DTYPES])
+def test_rows_with_more_numbers_than_are_decoded_at_a_time(state_dtype, width):
+    """Which are 65,536 in NumPy: many rows, a few, or a part of one."""
+    rng = np.random.default_rng(15)
+    rows = np.delete(np.arange(max(5, 150_000 // width)), [1])
+    start, first, values = rng.standard_normal((3, rows[-1] + 1, width)).astype(np.float32)
+    table, whole = start.copy(), start.copy()
+    opt, dense = (fastadam.Adam(x, lr=0.1, state_dtype=state_dtype) for x in (table, whole))
+    opt.step(first)
+    dense.step(first)
+    others = [
+        formats.code_bits(x.reshape(len(table), -1)[1]) for x in formats.codes_of(opt).values()
+    ]
+    opt.step(fastadam.RowGrad(rows, values[rows]))
+    dense.step(values)
+    assert table[rows].tobytes() == whole[rows].tobytes()
+    found, expected = (
+        [x.reshape(len(table), -1) for x in formats.codes_of(o).values()] for o in (opt, dense)
+    )
+    assert [x[rows].tobytes() for x in found] == [x[rows].tobytes() for x in expected]
+    assert [formats.code_bits(x[1]) for x in found] == others
+
+
 @pytest.mark.parametrize("width", [1, 63, 65, 96])
 def test_rows_of_parts_of_blocks_are_refused_in_8_bits(width):
     p = np.ones((4096, width), np.float32)

@@ -39,6 +39,34 @@ def test_no_array_memory_after_the_first_step(case):
     assert peak < 20_000  # bytes; an array has 2,000,000
 
 
+#: Dtypes of a parameter and of its gradient.
+PAIRS = [("float32", "float32"), ("float32", "bfloat16"), ("complex64", "complex64"),
+         ("float16", "float16"), ("float16", "float32"), ("bfloat16", "bfloat16"),
+         ("bfloat16", "float32")]  # fmt: skip
+WITH_ROWS = [pair for pair in PAIRS if pair[1] in ("float32", "complex64")]
+CASES = [(*pair, False) for pair in PAIRS] + [(*pair, True) for pair in WITH_ROWS]
+
+
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize(("dtype", "grad_dtype", "rows"), CASES)
+def test_a_compressed_array_is_all_that_is_kept_of_it(dtype, grad_dtype, rows, state_dtype):
+    """And a step decodes a part at a time."""
+    if "bfloat16" in (dtype, grad_dtype):
+        pytest.importorskip("ml_dtypes")
+    params, g = np.ones((2**16, 64), dtype), np.ones((2**16, 64), grad_dtype)
+    given = RowGrad(np.arange(2**16), g) if rows else g
+    gc.collect()
+    tracemalloc.start()
+    try:
+        opt = fastadam.Adam(params, state_dtype=state_dtype, amsgrad=True, max_grad_norm=1.0)
+        tracemalloc.reset_peak()
+        opt.step(given)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - opt.state_bytes < 8_000_000  # an array of float32 has 16,777,216 bytes
+
+
 def test_nothing_leaks():
     opt = fastadam.Adam(np.ones(4))
     g = np.ones(4)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastadam._codecs import Codes
+from fastadam._codecs import numbers_of
 from fastadam._elementary import Power
 from fastadam._hyper import Hyper
 
@@ -127,19 +127,16 @@ class Block(NamedTuple):
     """As much of an array as is stepped at a time."""
 
     place: slice  # in the array, and in its gradient
-    codes: Codes | None  # of which `param` and `state` are the numbers
     param: Vector
-    state: tuple[Vector | None, ...]
+    state: Sequence[Vector | None]
     average: Vector | None
     scratch: tuple[Vector, Vector, Vector]
 
 
-def step_blocks(k: Scalars, grad: Vector, blocks: Sequence[Block]) -> None:
+def step_blocks(k: Scalars, grad: Vector, blocks: Iterable[Block]) -> None:
     """Step an array in place, block by block; the loop of csrc/kernel.c."""
-    for place, codes, p, s, average, (a, b, c) in blocks:
-        g = grad[place]
-        if codes is not None:
-            codes.decode()
+    for place, p, s, average, (a, b, c) in blocks:
+        g = numbers_of(grad[place])
         if k.grad_factor is not None:
             g = np.multiply(g, k.grad_factor, out=c)
         if k.coupled:
@@ -148,8 +145,6 @@ def step_blocks(k: Scalars, grad: Vector, blocks: Sequence[Block]) -> None:
         k.rule.step(k, p, g, s, a, b, c)
         if average is not None:
             decayed(k, average, k.ema_decay, k.ema_share, p, b)
-        if codes is not None:
-            codes.encode(k.hyper.seed, k.step)
 
 
 def power(k: Scalars, i: int, base: Any, n: int) -> float:
