@@ -140,11 +140,15 @@ typedef struct {
     formats formats;
 } problem;
 
-/* A hash of all that some steps leave (FNV-1a). */
+/* A hash of all that some steps leave (FNV-1a, of eight bytes at a time). */
 static uint64_t hash(uint64_t h, const void *memory, size_t bytes)
 {
-    for (size_t i = 0; i < bytes; i++)
-        h = (h ^ ((const unsigned char *)memory)[i]) * 1099511628211u;
+    for (size_t i = 0; i < bytes; i += 8) {
+        uint64_t word = 0;
+        memcpy(&word, (const char *)memory + i, bytes - i < 8 ? bytes - i : 8);
+        h = (h ^ word) * 1099511628211u;
+        h ^= h >> 32;
+    }
     return h;
 }
 
@@ -152,35 +156,70 @@ static uint64_t of_all = 14695981039346656037u;
 
 enum { PARAM, GRAD, AVERAGE, REST, STATE, STREAMS = STATE + FA_STATES };
 
-static uint64_t run(const problem *p, int isa, int threads, int shift)
+/* The codec of each stream, and -1 where there is no stream. */
+static void codecs_of(int codec[STREAMS], const problem *p)
 {
-    uint64_t seed = 1, result = 14695981039346656037u;
+    const fa_format format = format_of(fa_rule_name(p->rule), &p->formats);
+    codec[PARAM] = format.param;
+    codec[GRAD] = p->formats.grad;
+    codec[AVERAGE] = FA_PLAIN;
+    codec[REST] = format.param == FA_BFLOAT16  ? FA_BFLOAT16
+                  : format.param == FA_FLOAT16 ? FA_PLAIN
+                                               : -1;
+    for (int k = 0; k < FA_STATES; k++)
+        codec[STATE + k] = format.state[k];
+}
+
+typedef char *memories[MOST_ARRAYS][STREAMS];
+
+/* What the arrays hold before the first step; made once, since it takes longer than the steps. */
+static void fill_all(memories numbers, const problem *p)
+{
+    int codec[STREAMS];
+    uint64_t seed = 1;
+    codecs_of(codec, p);
+    for (int i = 0; i < p->n; i++)
+        for (int k = 0; k < STREAMS; k++) {
+            numbers[i][k] = codec[k] < 0 ? NULL : allocate(bytes_of(codec[k], p->dtype, p->sizes[i]));
+            if (codec[k] == FA_PLAIN)
+                fill(numbers[i][k], p->sizes[i], p->dtype, k == AVERAGE || k >= STATE, &seed);
+            else if (codec[k] > 0)
+                fill_codes(numbers[i][k], p->sizes[i], codec[k], k >= STATE, &seed);
+        }
+}
+
+static void free_all(memories memory, int n)
+{
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < STREAMS; k++)
+            free(memory[i][k]);
+}
+
+static uint64_t run(const problem *p, memories numbers, int isa, int threads, int shift)
+{
+    uint64_t result = 14695981039346656037u;
     const int states = fa_states_kept(p->rule, &p->hyper);
     const fa_format format = format_of(fa_rule_name(p->rule), &p->formats);
-    const int rest = format.param == FA_BFLOAT16 ? FA_BFLOAT16 : FA_PLAIN;
-    const int codec[STREAMS] = {format.param, p->formats.grad, FA_PLAIN, rest,
-                                format.state[0], format.state[1], format.state[2]};
+    int codec[STREAMS];
+    codecs_of(codec, p);
     fa_array arrays[MOST_ARRAYS] = {0};
     fa_job jobs[MOST_ARRAYS] = {0};
-    char *memory[MOST_ARRAYS][STREAMS], *first[MOST_ARRAYS][STREAMS];
+    memories memory = {{0}}, first = {{0}};
     int64_t rows[] = {0, 1, 3};
     int64_t blocks = 0;
     for (int i = 0; i < p->n; i++) {
         /* Begin in the middle of a line, but end where the memory ends. */
         for (int k = 0; k < STREAMS; k++) {
+            if (codec[k] < 0)
+                continue;
             const size_t before =
                 codec[k] < FA_POSITIVE8 ? bytes_of(codec[k], p->dtype, shift) : (size_t)shift;
-            memory[i][k] = allocate(before + bytes_of(codec[k], p->dtype, p->sizes[i]));
-            first[i][k] = memory[i][k] + before;
-            if (k == REST && format.param == FA_PLAIN)
-                continue;
-            if (codec[k] == FA_PLAIN)
-                fill(first[i][k], p->sizes[i], p->dtype, k == AVERAGE || k >= STATE, &seed);
-            else
-                fill_codes(first[i][k], p->sizes[i], codec[k], k >= STATE, &seed);
+            const size_t bytes = bytes_of(codec[k], p->dtype, p->sizes[i]);
+            memory[i][k] = allocate(before + bytes);
+            first[i][k] = memcpy(memory[i][k] + before, numbers[i][k], bytes);
         }
         arrays[i].streams.param = first[i][PARAM];
-        arrays[i].streams.rest = format.param ? first[i][REST] : NULL;
+        arrays[i].streams.rest = first[i][REST];
         arrays[i].streams.average = p->averaged ? first[i][AVERAGE] : NULL;
         for (int k = 0; k < FA_STATES; k++)
             if (states >> k & 1)
@@ -213,22 +252,19 @@ static uint64_t run(const problem *p, int isa, int threads, int shift)
             abort();
     for (int i = 0; i < p->n; i++) {
         for (int k = 0; k < STREAMS; k++) {
-            if (k == REST && format.param == FA_PLAIN) {
-                free(memory[i][k]);
-                continue;
-            }
             if (codec[k] == FA_PLAIN)
                 make_nans_one(first[i][k], p->sizes[i], p->dtype);
-            else if (codec[k] < FA_POSITIVE8 && k != REST)
+            else if (codec[k] > 0 && codec[k] < FA_POSITIVE8 && k != REST)
                 make_half_nans_one((uint16_t *)(void *)first[i][k], p->sizes[i], codec[k]);
-            result = hash(result, first[i][k], bytes_of(codec[k], p->dtype, p->sizes[i]));
-            free(memory[i][k]);
+            if (codec[k] >= 0)
+                result = hash(result, first[i][k], bytes_of(codec[k], p->dtype, p->sizes[i]));
         }
         result = hash(result, &arrays[i].step, sizeof arrays[i].step);
         result = hash(result, arrays[i].numbers, sizeof arrays[i].numbers);
     }
     make_nans_one(&batch.grad_norm, 1, FA_FLOAT64);
     result = hash(result, &batch.grad_norm, sizeof batch.grad_norm);
+    free_all(memory, p->n);
     free(batch.constants);
     free(batch.sums);
     return result;
@@ -238,12 +274,14 @@ static void compare(const problem *p, int most_threads)
 {
     uint64_t expected = 0;
     int first = 1;
+    memories numbers;
+    fill_all(numbers, p);
     for (int isa = 0; fa_isa_name(isa); isa++) {
         if (!fa_cpu_has(isa))
             continue;
         for (int shift = 0; shift < 16; shift += most_threads > 1 ? 11 : 5)
             for (int threads = 1; threads <= most_threads; threads++) {
-                const uint64_t found = run(p, isa, threads, shift);
+                const uint64_t found = run(p, numbers, isa, threads, shift);
                 if (first)
                     expected = found;
                 else if (found != expected)
@@ -251,6 +289,7 @@ static void compare(const problem *p, int most_threads)
                 first = 0;
             }
     }
+    free_all(numbers, p->n);
     of_all = hash(of_all, &expected, sizeof expected);
 }
 
