@@ -1,4 +1,4 @@
-"""Every test runs on the NumPy backend and on every instruction set this CPU has."""
+"""Tests run on the NumPy backend and on the instruction sets that this CPU has."""
 
 import os
 
@@ -18,7 +18,27 @@ def pytest_configure():
         )
 
 
-@pytest.fixture(params=_backend.available, autouse=True)
+#: Files that try what Python does around a step, which is the same for all instruction sets: the
+#: best one and NumPy are enough. All others run on each.
+OF_PYTHON = {
+    *("checkpoint", "compressed_state", "docs", "errors", "files", "free_threading", "groups"),
+    *("guests", "interrupts", "main", "memory", "params", "recipes", "schedules", "scipy"),
+    *("sklearn", "torch", "torch_compressed", "torch_foreign", "torch_optim", "training"),
+}
+
+
+def pytest_generate_tests(metafunc):
+    chosen = any("backend" in mark.args for mark in metafunc.definition.iter_markers("parametrize"))
+    own = any(hasattr(where, "backend") for where in (metafunc.module, metafunc.cls))
+    if chosen or own:
+        return
+    names = _backend.available
+    if metafunc.definition.path.stem.removeprefix("test_") in OF_PYTHON:
+        names = [name for name in names if name in (names[0], "numpy")]
+    metafunc.parametrize("backend", names, indirect=True)
+
+
+@pytest.fixture(autouse=True)
 def backend(request):
     with _backend.using(request.param):
         yield request.param

@@ -12,8 +12,6 @@ import time
 
 import pytest
 
-from fastadam import _backend
-
 TEXT = (pathlib.Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
 RECIPES = dict(re.findall(r"^## (.*?)\n.*?^```python\n(.*?)^```", TEXT, re.M | re.S))
 PACKAGES = {
@@ -90,8 +88,6 @@ def test_runs(title, backend, tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_killed_run_ends_with_the_same_bits(backend, tmp_path):
-    if backend not in (_backend.available[0], "numpy"):
-        return
     code = RECIPES["A run that survives being killed"].replace(
         "steps, every = 400, 10", "steps, every = 4000, 7"
     )
