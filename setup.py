@@ -1,4 +1,4 @@
-"""Build the C extensions: csrc/kernel.c and csrc/codecs.c once for each instruction set.
+"""Build the C extensions: csrc/kernel.c once for each instruction set and dtype.
 
 Everything else is in pyproject.toml. Without a working compiler the build goes
 on and the package runs on its NumPy implementation.
@@ -149,19 +149,17 @@ class BuildKernels(build_ext):
         return True
 
     def compile_kernels(self, isa, flags):
-        def compiled(source, name, *macros):
-            return self.compiler.compile(
-                [source],
+        objects = []
+        for dtype, bits in DTYPES.items():
+            name = f"{isa}_{dtype}"
+            objects += self.compiler.compile(
+                ["csrc/kernel.c"],
                 output_dir=os.path.join(self.build_temp, name),
-                macros=[("FA_NAME", name), *macros],
+                macros=[("FA_BITS", bits), ("FA_NAME", name)],
                 include_dirs=["csrc"],
                 extra_postargs=flags,
                 depends=HEADERS,
             )
-
-        objects = compiled("csrc/codecs.c", isa)
-        for dtype, bits in DTYPES.items():
-            objects += compiled("csrc/kernel.c", f"{isa}_{dtype}", ("FA_BITS", bits))
         return objects
 
     def describe_compiler(self, flags):
@@ -192,7 +190,7 @@ extensions = cythonize(
             sources,
             include_dirs=["csrc", numpy.get_include()],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-            depends=["csrc/kernel.c", "csrc/codecs.c", *HEADERS],
+            depends=["csrc/kernel.c", *HEADERS],
         )
         for name, sources in SOURCES.items()
     ],

@@ -1,5 +1,5 @@
-/* A step of arrays whose numbers are stored as codes: some of them at a time are decoded, stepped
-   by the same kernels as all others, and encoded again. */
+/* A step of arrays whose numbers are stored as codes: where their blocks are, and those of them
+   that are not whole. */
 #include "guards.h"
 
 #include <string.h>
@@ -7,17 +7,15 @@
 #include "impl.h"
 
 enum {
-    BLOCK = FA_CODE_BLOCK, /* codes are decoded in whole blocks. */
-    /* So many elements are in the first cache at a time. Large arrays share their offset to a page,
-       so their lines compete for the same places: with parameters in half precision, and so with
-       the most arrays, a step took 1.5 times as long with 12 blocks as with 4. To ask for the next
-       ones early brought nothing (Zen 4). */
-    DECODED = 8 * BLOCK,
-    DECODED_PARAMS = 4 * BLOCK
+    BLOCK = FA_CODE_BLOCK,
+    /* So many elements of 8 bits are in the first cache at a time. Large arrays share their offset
+       to a page, so their lines compete for the same places: with 12 blocks a step took 1.5 times
+       as long as with 4 (Zen 4). */
+    DECODED = 8 * BLOCK
 };
 _Static_assert(FA_BLOCK % BLOCK == 0, "no two threads may have parts of a block");
 
-enum { PARAM, REST, AVERAGE, GRAD, STATE, STREAMS = STATE + FA_STATES };
+static int has_8_bits(int codec) { return codec == FA_POSITIVE8 || codec == FA_SIGNED8; }
 
 /* The bytes of a block of each codec. */
 static const int64_t block_bytes[FA_CODECS] = {
@@ -28,16 +26,12 @@ static const int64_t block_bytes[FA_CODECS] = {
     [FA_SIGNED8] = BLOCK + 1,
 };
 
-/* The streams of a job from the next element on, and room for the numbers of some. */
-typedef struct {
-    char *at[STREAMS];
-    int codec[STREAMS];
-    uint32_t dither[FA_STATES]; /* what decides how the next element is rounded */
-    int coded[FA_STATES], n_coded; /* the states that are codes; units before what is in them */
-    int64_t most; /* elements at a time */
-    float *param, *grad, *state[FA_STATES]; /* side by side, lest they compete, too */
-    _Alignas(FA_LINE) float numbers[(2 + FA_STATES) * DECODED];
-} fa_room;
+/* Those of n numbers; in 8 bits, of the blocks that they begin. */
+static int64_t bytes_of(int codec, int64_t n)
+{
+    const int64_t bytes = block_bytes[codec];
+    return has_8_bits(codec) ? (n + BLOCK - 1) / BLOCK * bytes : n * (bytes / BLOCK);
+}
 
 /* The finalizer of Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014,
    with the constants of splitmix64. */
@@ -59,141 +53,142 @@ static uint32_t dither_of(const fa_batch *batch, const fa_job *job, int state, i
     return (uint32_t)key + (uint32_t)(job->array->origin + at) * FA_DITHER_STEP;
 }
 
-static void begin(fa_room *room, const fa_batch *batch, const fa_job *job, int64_t at, int64_t from)
+enum { PARAM, REST, AVERAGE, GRAD, STATE, STREAMS = STATE + FA_STATES };
+
+/* The streams of a job from the next element on. */
+typedef struct {
+    char *at[STREAMS];
+    int codec[STREAMS];
+    uint32_t dither[FA_STATES]; /* what decides how the next element is rounded */
+} fa_place;
+
+static fa_place begin(const fa_batch *batch, const fa_job *job, int64_t at, int64_t from)
 {
     const fa_streams *streams = &job->array->streams;
     const fa_format *format = &job->array->format;
-    char *first[STREAMS] = {streams->param, streams->rest, streams->average, (char *)job->grad};
-    room->codec[PARAM] = format->param;
-    room->codec[REST] = format->param == FA_BFLOAT16 ? FA_BFLOAT16 : FA_PLAIN; /* 2 or 4 bytes */
-    room->codec[AVERAGE] = FA_PLAIN;
-    room->codec[GRAD] = job->codec;
-    room->n_coded = 0;
-    room->most = format->param == FA_PLAIN ? DECODED : DECODED_PARAMS;
-    float *free = room->numbers;
-    if (format->param == FA_BFLOAT16)
-        free = (room->param = free) + room->most;
-    if (job->codec != FA_PLAIN)
-        free = (room->grad = free) + room->most;
+    fa_place place = {
+        .at = {streams->param, streams->rest, streams->average, (char *)job->grad},
+        .codec = {format->param, format->param == FA_BFLOAT16 ? FA_BFLOAT16 : FA_PLAIN, /* bytes */
+                  FA_PLAIN, job->codec},
+    };
     for (int k = 0; k < FA_STATES; k++) {
-        first[STATE + k] = streams->state[k];
-        room->codec[STATE + k] = format->state[k];
-        room->dither[k] = dither_of(batch, job, k, at);
+        place.at[STATE + k] = streams->state[k];
+        place.codec[STATE + k] = format->state[k];
+        place.dither[k] = dither_of(batch, job, k, at);
     }
-    for (int has_unit = 0; has_unit <= 1; has_unit++)
-        for (int k = 0; k < FA_STATES; k++)
-            if (streams->state[k] && format->state[k] && (format->unit[k] != 0) == has_unit) {
-                room->coded[room->n_coded++] = k;
-                free = (room->state[k] = free) + room->most;
-            }
-    for (int s = 0; s < STREAMS; s++) { /* 8 bits begin with a block, all others in any place */
-        const int64_t element = s == GRAD ? from : at, bytes = block_bytes[room->codec[s]];
-        const int64_t rest = element % BLOCK * (bytes / BLOCK);
-        room->at[s] = first[s] ? first[s] + element / BLOCK * bytes + rest : 0;
-    }
+    for (int s = 0; s < STREAMS; s++)
+        if (place.at[s])
+            place.at[s] += bytes_of(place.codec[s], s == GRAD ? from : at);
+    return place;
 }
 
-static fa_units units_of(const fa_room *room, const fa_format *format, int k)
+static void advance(fa_place *place, int64_t blocks)
+{
+    for (int s = 0; s < STREAMS; s++)
+        if (place->at[s])
+            place->at[s] += blocks * block_bytes[place->codec[s]];
+    for (int k = 0; k < FA_STATES; k++)
+        place->dither[k] += (uint32_t)(blocks * BLOCK) * FA_DITHER_STEP;
+}
+
+/* A step of n numbers, which are whole blocks; where all are plain, by the kernel for those, which
+   is faster. */
+static void step_halves(const fa_batch *batch, const fa_job *job, const fa_halves *halves, int64_t n,
+                        int is_plain)
+{
+    const fa_kernels *kernels = fa_kernels_of(batch, job);
+    if (!is_plain) {
+        kernels->halves[batch->rule](halves, n);
+        return;
+    }
+    fa_streams streams = {.param = halves->param, .average = halves->average};
+    memcpy(streams.state, halves->state, sizeof streams.state);
+    const fa_view view = {&streams, 0, halves->grad, job->constants};
+    kernels->rules[batch->rule](&view, n, 0);
+    if (streams.average)
+        kernels->average(&view, n, 0);
+}
+
+static fa_units units_of(const fa_place *place, const fa_format *format, int k)
 {
     static const uint8_t ones[BLOCK + 1];
     const int unit = format->unit[k];
     const fa_units none = {ones, 0, 0};
-    const fa_units found = {(uint8_t *)room->at[STATE + unit - 1], BLOCK + 1, format->root};
+    const fa_units found = {(uint8_t *)place->at[STATE + unit - 1], BLOCK + 1, format->root};
     return unit ? found : none;
 }
 
-static void decode(fa_room *room, const fa_codecs *codecs, const fa_format *format, int64_t n)
+/* A step of the next n elements, which are whole blocks, but that of the last one only as many are
+   there as `there` says. */
+static void step_blocks(const fa_batch *batch, const fa_job *job, fa_place place, int64_t n,
+                        int64_t there)
 {
-    if (format->param == FA_BFLOAT16)
-        codecs->decode_param_bfloat16(room->param, room->at[PARAM], room->at[REST], n);
-    else if (format->param == FA_FLOAT16)
-        codecs->decode_param_float16(room->at[REST], room->at[PARAM], n);
-    if (room->codec[GRAD] != FA_PLAIN)
-        codecs->decode[room->codec[GRAD]](room->grad, room->at[GRAD], n, 0);
-    for (int i = 0; i < room->n_coded; i++) {
-        const int k = room->coded[i];
-        const fa_units units = units_of(room, format, k);
-        codecs->decode[format->state[k]](room->state[k], room->at[STATE + k], n, &units);
-    }
-}
-
-static void encode(fa_room *room, const fa_codecs *codecs, const fa_format *format, int64_t n)
-{
-    if (format->param == FA_BFLOAT16)
-        codecs->encode_param_bfloat16(room->at[PARAM], room->at[REST], room->param, n);
-    else if (format->param == FA_FLOAT16)
-        codecs->encode_param_float16(room->at[PARAM], room->at[REST], n);
-    for (int i = 0; i < room->n_coded; i++) {
-        const int k = room->coded[i];
-        const fa_units units = units_of(room, format, k);
-        codecs->encode[format->state[k]](room->at[STATE + k], room->state[k], n, &units,
-                                         room->dither[k]);
-    }
-}
-
-/* A step of the next n elements, of the n rounded up to whole blocks that are there. */
-static void step_next(fa_room *room, const fa_batch *batch, const fa_job *job, int64_t n)
-{
-    const fa_kernels *kernels = fa_kernels_of(batch, job);
-    const fa_codecs *codecs = fa_isas[batch->isa].codecs;
+    const fa_codecs *codecs = fa_kernels_of(batch, job)->codecs;
     const fa_format *format = &job->array->format;
-    const int64_t whole = (n + BLOCK - 1) / BLOCK * BLOCK;
-    decode(room, codecs, format, whole);
-    fa_streams streams = {.average = room->at[AVERAGE]};
-    streams.param = format->param == FA_PLAIN      ? room->at[PARAM]
-                    : format->param == FA_BFLOAT16 ? (void *)room->param
-                                                   : room->at[REST];
-    for (int k = 0; k < FA_STATES; k++)
-        streams.state[k] = room->at[STATE + k];
-    for (int i = 0; i < room->n_coded; i++)
-        streams.state[room->coded[i]] = room->state[room->coded[i]];
-    const void *grad = room->codec[GRAD] ? (void *)room->grad : room->at[GRAD];
-    const fa_view view = {&streams, 0, grad, job->constants};
-    kernels->rules[batch->rule](&view, n, 0);
-    if (streams.average)
-        kernels->average(&view, n, 0);
-    for (int i = 0; n < whole && i < room->n_coded; i++) /* lest what is not there be the largest */
-        memset(room->state[room->coded[i]] + n, 0, (size_t)(whole - n) * sizeof(float));
-    encode(room, codecs, format, whole);
-}
-
-static void advance(fa_room *room, int64_t n)
-{
-    for (int s = 0; s < STREAMS; s++)
-        if (room->at[s])
-            room->at[s] += n / BLOCK * block_bytes[room->codec[s]];
-    for (int k = 0; k < FA_STATES; k++)
-        room->dither[k] += (uint32_t)n * FA_DITHER_STEP;
+    _Alignas(FA_LINE) float room[FA_STATES][DECODED];
+    int coded[FA_STATES], n_coded = 0; /* states in 8 bits; units before what is in them */
+    int is_plain = place.codec[PARAM] == FA_PLAIN && place.codec[GRAD] == FA_PLAIN;
+    fa_halves halves = {.param_codec = place.codec[PARAM], .grad_codec = place.codec[GRAD],
+                        .constants = job->constants};
+    for (int has_unit = 0; has_unit <= 1; has_unit++)
+        for (int k = 0; k < FA_STATES; k++)
+            if (place.at[STATE + k] && (format->unit[k] != 0) == has_unit) {
+                if (has_8_bits(format->state[k]))
+                    coded[n_coded++] = k;
+                else
+                    halves.state_codec[k] = format->state[k];
+                is_plain &= halves.state_codec[k] == FA_PLAIN;
+            }
+    for (int64_t some; n > 0; n -= some, there -= some) {
+        some = n_coded && n > DECODED ? DECODED : n;
+        halves.param = place.at[PARAM];
+        halves.rest = place.at[REST];
+        halves.average = place.at[AVERAGE];
+        halves.grad = place.at[GRAD];
+        memcpy(halves.state, place.at + STATE, sizeof halves.state);
+        memcpy(halves.dither, place.dither, sizeof halves.dither);
+        for (int i = 0; i < n_coded; i++) {
+            const int k = coded[i];
+            const fa_units units = units_of(&place, format, k);
+            codecs->decode[format->state[k]](room[k], place.at[STATE + k], some, &units);
+            halves.state[k] = room[k];
+        }
+        step_halves(batch, job, &halves, some, is_plain);
+        for (int i = 0; i < n_coded; i++) {
+            const int k = coded[i];
+            const fa_units units = units_of(&place, format, k);
+            for (int64_t j = there; j < some; j++) /* lest what is not there be the largest */
+                room[k][j] = 0;
+            codecs->encode[format->state[k]](place.at[STATE + k], room[k], some, &units,
+                                             place.dither[k]);
+        }
+        advance(&place, some / BLOCK);
+    }
 }
 
 /* The next n elements, which are less than a block and have other memory behind them. */
-static void step_last(fa_room *room, const fa_batch *batch, const fa_job *job, int64_t n)
+static void step_last(const fa_batch *batch, const fa_job *job, fa_place place, int64_t n)
 {
-    char blocks[STREAMS][BLOCK * sizeof(float)] = {{0}};
+    _Alignas(FA_LINE) char copies[STREAMS][BLOCK * sizeof(float)] = {{0}};
     char *at[STREAMS];
-    size_t bytes[STREAMS];
     for (int s = 0; s < STREAMS; s++) {
-        const int64_t block = block_bytes[room->codec[s]];
-        bytes[s] = (size_t)(block % BLOCK ? block : n * (block / BLOCK));
-        at[s] = room->at[s];
+        at[s] = place.at[s];
         if (at[s])
-            room->at[s] = memcpy(blocks[s], at[s], bytes[s]);
+            place.at[s] = memcpy(copies[s], at[s], (size_t)bytes_of(place.codec[s], n));
     }
-    step_next(room, batch, job, n);
+    step_blocks(batch, job, place, BLOCK, n);
     for (int s = 0; s < STREAMS; s++)
         if (at[s] && s != GRAD)
-            memcpy(at[s], blocks[s], bytes[s]);
+            memcpy(at[s], copies[s], (size_t)bytes_of(place.codec[s], n));
 }
 
 void fa_step_coded(const fa_batch *batch, const fa_job *job, int64_t at, int64_t from, int64_t n)
 {
-    fa_room room;
-    begin(&room, batch, job, at, from);
-    for (int64_t some; n >= BLOCK; n -= some) {
-        some = n < room.most ? n / BLOCK * BLOCK : room.most;
-        step_next(&room, batch, job, some);
-        advance(&room, some);
-    }
-    if (n > 0)
-        step_last(&room, batch, job, n);
+    fa_place place = begin(batch, job, at, from);
+    const int64_t blocks = n / BLOCK;
+    if (blocks > 0)
+        step_blocks(batch, job, place, blocks * BLOCK, blocks * BLOCK);
+    advance(&place, blocks);
+    if (n % BLOCK)
+        step_last(batch, job, place, n % BLOCK);
 }

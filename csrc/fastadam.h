@@ -18,7 +18,7 @@ static inline int64_t fa_real_size(int dtype) /* in bytes */
     return dtype == FA_FLOAT32 ? sizeof(float) : sizeof(double);
 }
 
-/* How the numbers of a stream are stored: as they are, or as codes (codecs.c). Arrays with codes
+/* How the numbers of a stream are stored: as they are, or as codes (codecs/). Arrays with codes
    are stepped in float32. */
 enum {
     FA_PLAIN,

@@ -110,14 +110,6 @@ typedef void fa_kernel(const fa_view *view, int64_t n, int ahead);
 /* The sum of the squares of n numbers, each times `scale`. */
 typedef double fa_sum(const void *numbers, int64_t n, double scale);
 
-enum { FA_MOST_RULES = 16 };
-/* What kernel.c exports for each instruction set and dtype. */
-typedef struct {
-    fa_kernel *rules[FA_MOST_RULES];
-    fa_kernel *average, *touch;
-    fa_sum *sum_squares;
-} fa_kernels;
-
 /* 2^32 divided by the golden ratio: multiples of it are spread evenly over the numbers below 2^32. */
 #define FA_DITHER_STEP 0x9E3779B1u
 
@@ -128,27 +120,42 @@ typedef struct {
     int is_root;
 } fa_units;
 
-/* n codes and the numbers that they stand for. `units` are those of FA_SIGNED8; `dither` decides
-   how the first number is rounded, and those behind it. But for those of gradients, whole blocks
-   are decoded and encoded. */
+/* n codes, which are whole blocks of FA_CODE_BLOCK, and the numbers that they stand for. `units` are
+   those of FA_SIGNED8; `dither` decides how the first number is rounded, and those behind it. */
 typedef void fa_decode(float *to, const void *from, int64_t n, const fa_units *units);
 typedef void fa_encode(void *to, const float *from, int64_t n, const fa_units *units,
                        uint32_t dither);
-/* What codecs.c exports for each instruction set. */
 typedef struct {
     fa_decode *decode[FA_CODECS];
     fa_encode *encode[FA_CODECS];
-    void (*decode_param_bfloat16)(float *to, const void *param, const void *rest, int64_t n);
-    void (*encode_param_bfloat16)(void *param, void *rest, const float *from, int64_t n);
-    void (*decode_param_float16)(void *rest, const void *param, int64_t n);
-    void (*encode_param_float16)(void *param, const void *rest, int64_t n);
 } fa_codecs;
+
+/* What a kernel sees of a job some of whose numbers are in half precision. The others are plain. */
+typedef struct {
+    void *param, *rest, *average, *state[FA_STATES];
+    const void *grad;
+    int param_codec, grad_codec, state_codec[FA_STATES];
+    uint32_t dither[FA_STATES]; /* what decides how the first number of a state is rounded */
+    const fa_constants *constants;
+} fa_halves;
+
+/* A kernel for these steps n numbers, which are whole blocks of FA_CODE_BLOCK. */
+typedef void fa_halves_kernel(const fa_halves *halves, int64_t n);
+
+enum { FA_MOST_RULES = 16 };
+/* What kernel.c exports for each instruction set and dtype. */
+typedef struct {
+    fa_kernel *rules[FA_MOST_RULES];
+    fa_kernel *average, *touch;
+    fa_sum *sum_squares;
+    fa_halves_kernel *halves[FA_MOST_RULES]; /* of float32 only, as are */
+    const fa_codecs *codecs;
+} fa_kernels;
 
 typedef struct {
     const char *name;
     int (*cpu_has)(void), (*pays)(void);
     const fa_kernels *kernels[FA_DTYPES];
-    const fa_codecs *codecs;
 } fa_isa;
 extern const fa_isa fa_isas[];
 
@@ -171,7 +178,7 @@ static inline const void *fa_grad_numbers(const fa_batch *batch, const fa_job *j
     const void *grad = (const char *)job->grad + from * fa_grad_size(job);
     if (job->codec == FA_PLAIN)
         return grad;
-    fa_decode *decode = fa_isas[batch->isa].codecs->decode[job->codec];
+    fa_decode *decode = fa_kernels_of(batch, job)->codecs->decode[job->codec];
     const int64_t rest = n % FA_CODE_BLOCK;
     decode(room, grad, n - rest, 0);
     if (rest) { /* behind it is other memory */

@@ -7,8 +7,7 @@
 #include "impl.h"
 
 #define X(name, cpu, pays) \
-    extern const fa_kernels fa_kernels_##name##_float32, fa_kernels_##name##_float64; \
-    extern const fa_codecs fa_codecs_##name;
+    extern const fa_kernels fa_kernels_##name##_float32, fa_kernels_##name##_float64;
 FA_COMPILED
 #undef X
 
@@ -16,8 +15,7 @@ FA_COMPILED
     {#name, \
      fa_cpu_##cpu, \
      fa_cpu_##pays, \
-     {&fa_kernels_##name##_float32, &fa_kernels_##name##_float64}, \
-     &fa_codecs_##name},
+     {&fa_kernels_##name##_float32, &fa_kernels_##name##_float64}},
 const fa_isa fa_isas[] = {FA_COMPILED{0}};
 #undef X
 

@@ -158,31 +158,37 @@ FA_INLINE void walk(const int rule, const int flags, const int states, const fa_
 
 /* A rule's kernel takes the variant that a step asks for; those that it does not have
    are dead code. */
-#define VARIANT(rule, RULE, n) \
+#define VARIANT(RULE, n, call) \
     case n: \
         if ((n & ~(FA_COUPLED | RULE##_FLAGS)) == 0) \
-            walk(RULE##_NUMBER, n, RULE##_STATES(n), view, numbers, ahead); \
+            call(RULE##_NUMBER, n, RULE##_STATES(n), ARGUMENTS); \
         break;
+#define VARIANTS(RULE, call) \
+    VARIANT(RULE, 0, call) VARIANT(RULE, 1, call) VARIANT(RULE, 2, call) VARIANT(RULE, 3, call) \
+    VARIANT(RULE, 4, call) VARIANT(RULE, 5, call) VARIANT(RULE, 6, call) VARIANT(RULE, 7, call)
 #define KERNEL(rule, RULE) \
     _Static_assert(RULE##_FLAGS < 8, #rule " has more flags than the switch"); \
     static void FA_EXPORT(rule)(const fa_view *view, int64_t numbers, int ahead) \
     { \
-        switch (view->constants->flags) { \
-            VARIANT(rule, RULE, 0) VARIANT(rule, RULE, 1) VARIANT(rule, RULE, 2) \
-            VARIANT(rule, RULE, 3) VARIANT(rule, RULE, 4) VARIANT(rule, RULE, 5) \
-            VARIANT(rule, RULE, 6) VARIANT(rule, RULE, 7) \
-        } \
+        switch (view->constants->flags) { VARIANTS(RULE, walk) } \
     }
+#define ARGUMENTS view, numbers, ahead
 FA_RULES(KERNEL)
+#undef ARGUMENTS
 
 /* Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992. It is
    not part of the rules, which would double their variants: what a kernel has just stepped
    is in the first cache. */
+FA_INLINE real averaged(const constants *k, real before, real p)
+{
+    return normal(k->ema_decay * before + k->ema_share * p);
+}
+
 FA_INLINE void average_one(const constants *k, const pointers *to, int64_t i, const int whole,
                            int64_t n)
 {
     const real p = get(to->param + i, whole, n), before = get(to->average + i, whole, n);
-    put(to->average + i, normal(k->ema_decay * before + k->ema_share * p), whole, n);
+    put(to->average + i, averaged(k, before, p), whole, n);
 }
 
 static void FA_EXPORT(average)(const fa_view *view, int64_t n, int ahead)
@@ -196,6 +202,65 @@ static void FA_EXPORT(average)(const fa_view *view, int64_t n, int ahead)
     if (i < n)
         average_one(&k, &to, i, 0, n - i);
 }
+
+#if FA_BITS == 32
+#include "codecs/codecs.h"
+
+/* A rule for numbers some of which are in half precision. */
+FA_INLINE void walk_halves(const int rule, const int flags, const int states,
+                           const fa_halves *all, int64_t n)
+{
+    const constants k = spread_all(all->constants);
+    const fa_halves own = *all, *halves = &own;
+    ints dithers[FA_STATES][TOGETHER];
+    for (int j = 0; j < FA_STATES; j++)
+        for (int h = 0; h < TOGETHER; h++)
+            dithers[j][h] = first_dithers(dither_at(halves->dither[j], h * FA_LANES));
+    for (int64_t i = 0; i < n; i += TOGETHER * FA_LANES) {
+        real p[TOGETHER], g[TOGETHER], s[FA_STATES][TOGETHER], average[TOGETHER];
+        load_params(halves, i, p);
+        load_grads(halves, i, g);
+        for (int j = 0; j < FA_STATES; j++)
+            if (states & FA_STATE(j))
+                load_moments(halves, j, i, s[j]);
+        for (int h = 0; h < TOGETHER; h++) {
+            real x = g[h] * k.grad_factor;
+            if (flags & FA_COUPLED)
+                x = x + k.weight_decay * p[h];
+            real each[FA_STATES];
+            for (int j = 0; j < FA_STATES; j++)
+                if (states & FA_STATE(j))
+                    each[j] = s[j][h];
+            p[h] = apply(rule, &k, p[h], x, each, flags);
+            for (int j = 0; j < FA_STATES; j++)
+                if (states & FA_STATE(j))
+                    s[j][h] = each[j];
+        }
+        for (int j = 0; j < FA_STATES; j++)
+            if (states & FA_STATE(j)) {
+                store_moments(halves, j, i, s[j], dithers[j]);
+                for (int h = 0; h < TOGETHER; h++)
+                    dithers[j][h] = later_dithers(dithers[j][h], TOGETHER);
+            }
+        store_params(halves, i, p);
+        if (halves->average) {
+            load_all((const float *)halves->average + i, average);
+            for (int h = 0; h < TOGETHER; h++)
+                average[h] = averaged(&k, average[h], p[h]);
+            store_all((float *)halves->average + i, average);
+        }
+    }
+}
+
+#define HALVES_KERNEL(rule, RULE) \
+    static void FA_EXPORT(rule##_halves)(const fa_halves *halves, int64_t numbers) \
+    { \
+        switch (halves->constants->flags) { VARIANTS(RULE, walk_halves) } \
+    }
+#define ARGUMENTS halves, numbers
+FA_RULES(HALVES_KERNEL)
+#undef ARGUMENTS
+#endif
 
 /* The same loads and stores as a step of Adam with one addition each: what the memory and
    the load and store units allow. Benchmarks hold the rule against it. */
@@ -239,5 +304,14 @@ static double FA_EXPORT(sum_squares)(const void *numbers, int64_t n, double scal
 }
 
 #define ENTRY(rule, RULE) FA_EXPORT(rule),
+#define HALVES_ENTRY(rule, RULE) FA_EXPORT(rule##_halves),
 const fa_kernels FA_EXPORT(kernels) = {
-    {FA_RULES(ENTRY)}, FA_EXPORT(average), FA_EXPORT(touch), FA_EXPORT(sum_squares)};
+    .rules = {FA_RULES(ENTRY)},
+    .average = FA_EXPORT(average),
+    .touch = FA_EXPORT(touch),
+    .sum_squares = FA_EXPORT(sum_squares),
+#if FA_BITS == 32
+    .halves = {FA_RULES(HALVES_ENTRY)},
+    .codecs = &codecs,
+#endif
+};

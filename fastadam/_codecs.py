@@ -1,4 +1,4 @@
-"""Storage formats with fewer bits than a float32: the twin of csrc/codecs.c and csrc/coded.c.
+"""Storage formats with fewer bits than a float32: the twin of csrc/codecs/ and csrc/coded.c.
 
 An array's dtype says how its numbers are stored:
 

@@ -3,6 +3,10 @@ FA_INLINE ints larger_ints(ints a, ints b)
 {
     return (ints)_mm256_max_epi32((__m256i)a, (__m256i)b);
 }
+FA_INLINE int any_nan(const real x[])
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)x[0], (__m256)x[1], _CMP_UNORD_Q)) != 0;
+}
 FA_INLINE int32_t largest_of(ints x)
 {
     __m128i y = _mm256_castsi256_si128((__m256i)x);
@@ -18,28 +22,17 @@ FA_INLINE ints load_halves(const void *from)
 {
     return (ints)_mm256_cvtepu16_epi32(_mm_loadu_si128(from));
 }
-FA_INLINE void store_halves(void *to, ints a, ints b)
+FA_INLINE void store_halves(void *to, const ints x[]) /* from 0 to 65535 */
 {
-    const __m256i packed = _mm256_packus_epi32((__m256i)a, (__m256i)b);
+    const __m256i packed = _mm256_packus_epi32((__m256i)x[0], (__m256i)x[1]);
     _mm256_storeu_si256(to, _mm256_permute4x64_epi64(packed, 0xD8));
 }
-FA_INLINE void join_halves(float *to, shorts lower, shorts upper)
+FA_INLINE void join_halves(real x[2], shorts lower, shorts upper)
 {
     const __m256i a = _mm256_unpacklo_epi16((__m256i)lower, (__m256i)upper);
     const __m256i b = _mm256_unpackhi_epi16((__m256i)lower, (__m256i)upper);
-    _mm256_storeu_si256((void *)to, _mm256_permute2x128_si256(a, b, 0x20));
-    _mm256_storeu_si256((void *)(to + 8), _mm256_permute2x128_si256(a, b, 0x31));
-}
-FA_INLINE shorts upper_halves(ints a, ints b)
-{
-    const ints c = shifted_right(a, 16), d = shifted_right(b, 16);
-    const __m256i packed = _mm256_packus_epi32((__m256i)c, (__m256i)d);
-    return (shorts)_mm256_permute4x64_epi64(packed, 0xD8);
-}
-FA_INLINE shorts lower_halves(ints a, ints b)
-{
-    const __m256i packed = _mm256_packus_epi32((__m256i)(a & 0xFFFF), (__m256i)(b & 0xFFFF));
-    return (shorts)_mm256_permute4x64_epi64(packed, 0xD8);
+    x[0] = (real)_mm256_permute2x128_si256(a, b, 0x20);
+    x[1] = (real)_mm256_permute2x128_si256(a, b, 0x31);
 }
 FA_INLINE void store_bytes(uint8_t *to, const ints x[4], int base)
 {

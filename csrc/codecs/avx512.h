@@ -18,6 +18,10 @@ FA_INLINE ints larger_ints(ints a, ints b)
 {
     return (ints)_mm512_max_epi32((__m512i)a, (__m512i)b);
 }
+FA_INLINE int any_nan(const real x[])
+{
+    return _mm512_cmp_ps_mask((__m512)x[0], (__m512)x[1], _CMP_UNORD_Q) != 0;
+}
 FA_INLINE int32_t largest_of(ints x) { return _mm512_reduce_max_epi32((__m512i)x); }
 FA_INLINE ints load_bytes(const uint8_t *from)
 {
@@ -27,32 +31,32 @@ FA_INLINE ints load_halves(const void *from)
 {
     return (ints)_mm512_cvtepu16_epi32(_mm256_loadu_si256(from));
 }
-FA_INLINE void store_halves(void *to, ints a, ints b) /* a and b, from 0 to 65535 */
+FA_INLINE void store_halves(void *to, const ints x[]) /* from 0 to 65535 */
 {
     const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    const __m512i packed = _mm512_packus_epi32((__m512i)a, (__m512i)b);
+    const __m512i packed = _mm512_packus_epi32((__m512i)x[0], (__m512i)x[1]);
     _mm512_storeu_si512(to, _mm512_permutexvar_epi64(order, packed));
 }
 /* From lower and upper halves to numbers, and back. */
-FA_INLINE void join_halves(float *to, shorts lower, shorts upper)
+FA_INLINE void join_halves(real x[2], shorts lower, shorts upper)
 {
     const __m512i i = _mm512_add_epi32(_mm512_mullo_epi32(_mm512_set1_epi32(0x00010001), COUNT),
                                        _mm512_set1_epi32(0x00200000));
-    _mm512_storeu_si512(to, _mm512_permutex2var_epi16((__m512i)lower, i, (__m512i)upper));
     const __m512i j = _mm512_add_epi32(i, _mm512_set1_epi32(0x00100010));
-    _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi16((__m512i)lower, j, (__m512i)upper));
+    x[0] = (real)_mm512_permutex2var_epi16((__m512i)lower, i, (__m512i)upper);
+    x[1] = (real)_mm512_permutex2var_epi16((__m512i)lower, j, (__m512i)upper);
 }
-FA_INLINE shorts upper_halves(ints a, ints b)
+FA_INLINE void store_upper_halves(void *to, const ints x[])
 {
     const __m512i odd = _mm512_add_epi32(
         _mm512_mullo_epi32(_mm512_set1_epi32(0x00040004), COUNT), _mm512_set1_epi32(0x00030001));
-    return (shorts)_mm512_permutex2var_epi16((__m512i)a, odd, (__m512i)b);
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi16((__m512i)x[0], odd, (__m512i)x[1]));
 }
-FA_INLINE shorts lower_halves(ints a, ints b)
+FA_INLINE void store_lower_halves(void *to, const ints x[])
 {
     const __m512i even = _mm512_add_epi32(
         _mm512_mullo_epi32(_mm512_set1_epi32(0x00040004), COUNT), _mm512_set1_epi32(0x00020000));
-    return (shorts)_mm512_permutex2var_epi16((__m512i)a, even, (__m512i)b);
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi16((__m512i)x[0], even, (__m512i)x[1]));
 }
 FA_INLINE void store_bytes(uint8_t *to, const ints x[4], int base) /* x - base, from 0 to 255 */
 {

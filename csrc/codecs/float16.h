@@ -58,49 +58,33 @@ FA_INLINE ints float16_codes(real x)
 
 #endif
 
-static void decode_float16(float *to, const void *from, int64_t n, const fa_units *units)
+FA_INLINE void load_float16(const uint16_t *from, real x[])
 {
-    const uint16_t *codes = from;
-    uint16_t last[FA_LANES] = {0};
-    (void)units;
-    for (; n >= BLOCK; n -= BLOCK, codes += BLOCK, to += BLOCK)
-        for (int i = 0; i < BLOCK; i += FA_LANES)
-            store(to + i, float16_numbers(codes + i));
-    for (; n > 0; n -= FA_LANES, codes += FA_LANES, to += FA_LANES) {
-        const int64_t some = n < FA_LANES ? n : FA_LANES;
-        memcpy(last, codes, (size_t)some * sizeof *codes);
-        if (n >= FA_LANES)
-            store(to, float16_numbers(last));
-        else
-            store_first(to, float16_numbers(last), n);
-    }
+    for (int k = 0; k < TOGETHER; k++)
+        x[k] = float16_numbers(from + k * FA_LANES);
 }
 
 /* The float32 beside a parameter is kept, unless a user has written into the parameter since. */
-static void decode_param_float16(void *rest, const void *param, int64_t n)
+FA_INLINE void load_param_float16(const uint16_t *param, const float *rest, real x[])
 {
-    const uint16_t *codes = param;
-    float *master = rest;
-    for (; n > 0; n -= BLOCK, codes += BLOCK, master += BLOCK) {
-        ints different = spread_int(0);
-        for (int i = 0; i < BLOCK; i += FA_LANES)
-            different |= float16_codes(load(master + i)) ^ load_halves(codes + i);
-        if (!any(different))
-            continue;
-        for (int i = 0; i < BLOCK; i += FA_LANES) {
-            const real kept = load(master + i), written = float16_numbers(codes + i);
-            store(master + i,
-                  where_equal(float16_codes(kept), load_halves(codes + i), kept, written));
-        }
+    for (int k = 0; k < TOGETHER; k++) {
+        const real kept = load(rest + k * FA_LANES), written = float16_numbers(param + k * FA_LANES);
+        x[k] = where_equal(float16_codes(kept), load_halves(param + k * FA_LANES), kept, written);
     }
 }
 
-static void encode_param_float16(void *param, const void *rest, int64_t n)
+FA_INLINE void store_param_float16(uint16_t *param, float *rest, const real x[])
 {
-    uint16_t *codes = param;
-    const float *master = rest;
-    for (; n > 0; n -= BLOCK, codes += BLOCK, master += BLOCK)
-        for (int i = 0; i < BLOCK; i += 2 * FA_LANES)
-            store_halves(codes + i, float16_codes(load(master + i)),
-                         float16_codes(load(master + i + FA_LANES)));
+    ints codes[TOGETHER];
+    for (int k = 0; k < TOGETHER; k++)
+        codes[k] = float16_codes(x[k]);
+    store_all(rest, x);
+    store_halves(param, codes);
+}
+
+static void decode_float16(float *to, const void *from, int64_t n, const fa_units *units)
+{
+    (void)units;
+    for (int64_t i = 0; i < n; i += FA_LANES)
+        store(to + i, float16_numbers((const uint16_t *)from + i));
 }

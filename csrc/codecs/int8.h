@@ -142,7 +142,7 @@ FA_INLINE real load_signed8(const uint8_t *codes, uint8_t scale, ints units)
 {
     const ints base = spread_int(SIGNED_BASE), code = load_bytes(codes);
     const ints power = added(spread_int((scale & ~MARKED) * (1 << 23)), units);
-    const ints sum = (shifted_left(code, SIGNED_SHIFT) & (SIGNED_LARGEST << SIGNED_SHIFT)) | base;
+    const ints sum = shifted_left(code, SIGNED_SHIFT) | base; /* which has a 1 under the sign */
     const ints size = ints_of((real_of(sum) - real_of(base)) * real_of(power));
     const real x = real_of(size | (shifted_left(code, 24) & ~MAGNITUDE));
     if (scale & MARKED)
@@ -183,14 +183,14 @@ FA_INLINE int32_t signed_top(const float *from, ints units[])
 FA_INLINE void encode_signed(uint8_t *block, const float *from, int64_t n, const fa_units *units,
                              uint32_t dither, const int is_root)
 {
-    enum { TOGETHER = 8 }; /* blocks: what one waits for, others need not */
+    enum { BLOCKS = 8 }; /* at a time: what one waits for, others need not */
     const real base = real_of(spread_int(SIGNED_BASE));
     const uint8_t *beside = units->blocks + 1;
-    ints dithers[4], powers[TOGETHER][VECTORS];
+    ints dithers[4], powers[BLOCKS][VECTORS];
     for (int k = 0; k < 4; k++)
         dithers[k] = first_dithers(dither_at(dither, k * FA_LANES));
     while (n > 0) {
-        const int blocks = n < TOGETHER * BLOCK ? (int)(n / BLOCK) : TOGETHER;
+        const int blocks = n < BLOCKS * BLOCK ? (int)(n / BLOCK) : BLOCKS;
         float tamed[BLOCK];
         for (int b = 0; b < blocks; b++, beside += units->stride) {
             for (int i = 0; i < VECTORS; i++)

@@ -22,13 +22,10 @@ FA_INLINE ints choose_less(ints a, ints b, ints x, ints y) { return a < b ? x : 
 FA_INLINE real where_equal(ints a, ints b, real x, real y) { return a == b ? x : y; }
 FA_INLINE ints larger_ints(ints a, ints b) { return larger(a, b); }
 FA_INLINE int32_t largest_of(ints x) { return x; }
+FA_INLINE int any_nan(const real x[]) { return x[0] != x[0]; }
 FA_INLINE ints load_bytes(const uint8_t *from) { return *from; }
 FA_INLINE ints load_halves(const void *from) { return *(const uint16_t *)from; }
-FA_INLINE void store_halves(void *to, ints a, ints b)
-{
-    ((uint16_t *)to)[0] = (uint16_t)a;
-    ((uint16_t *)to)[1] = (uint16_t)b;
-}
+FA_INLINE void store_halves(void *to, const ints x[]) { *(uint16_t *)to = (uint16_t)x[0]; }
 FA_INLINE void store_bytes(uint8_t *to, const ints x[4], int base)
 {
     for (int i = 0; i < 4; i++)

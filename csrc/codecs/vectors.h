@@ -4,7 +4,8 @@ enum {
     BLOCK = FA_CODE_BLOCK,
     MAGNITUDE = 0x7FFFFFFF, /* of a float32's bits, all but the sign */
     INFINITE = 0x7F800000,
-    QUIET_NAN = 0x7FC00000
+    QUIET_NAN = 0x7FC00000,
+    TOGETHER = FA_BYTES ? 2 : 1 /* vectors, whose halves are stored at once */
 };
 
 static inline int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
@@ -56,6 +57,34 @@ FA_INLINE int32_t largest_of(ints x)
 #include "one_number.h"
 #endif
 
+#if FA_BYTES != 64 /* which has one instruction for both vectors */
+FA_INLINE void store_upper_halves(void *to, const ints x[])
+{
+    ints upper[TOGETHER];
+    for (int k = 0; k < TOGETHER; k++)
+        upper[k] = shifted_right(x[k], 16);
+    store_halves(to, upper);
+}
+FA_INLINE void store_lower_halves(void *to, const ints x[])
+{
+    ints lower[TOGETHER];
+    for (int k = 0; k < TOGETHER; k++)
+        lower[k] = x[k] & 0xFFFF;
+    store_halves(to, lower);
+}
+#endif
+
+FA_INLINE void load_all(const number *from, real x[])
+{
+    for (int k = 0; k < TOGETHER; k++)
+        x[k] = load(from + k * FA_LANES);
+}
+FA_INLINE void store_all(number *to, const real x[])
+{
+    for (int k = 0; k < TOGETHER; k++)
+        store(to + k * FA_LANES, x[k]);
+}
+
 /* A Weyl sequence: any stretch of it is spread evenly over all 32 bits, and it takes an addition
    for a vector. What makes it random is where it begins (coded.c). */
 static inline uint32_t dither_at(uint32_t first, int i)
@@ -76,13 +105,4 @@ FA_INLINE ints first_dithers(uint32_t first)
 FA_INLINE ints later_dithers(ints dithers, int vectors)
 {
     return added(dithers, spread_int((int32_t)dither_at(0, vectors * FA_LANES)));
-}
-
-FA_INLINE int any(ints x) /* whether a bit is set */
-{
-    int32_t each[FA_LANES], all = 0;
-    memcpy(each, &x, sizeof each);
-    for (int i = 0; i < FA_LANES; i++)
-        all |= each[i];
-    return all != 0;
 }
