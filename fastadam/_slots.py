@@ -23,6 +23,7 @@ from fastadam._types import Array
 BEYOND_CACHE = 2 << 20
 #: Arrays of fewer real numbers have no state in 8 bits (as in bitsandbytes).
 LEAST_IN_INT8 = 4096
+LINE = 64  # bytes of a cache line: FA_LINE in csrc/impl.h
 #: Numbers that are decoded or encoded at a time; whole blocks.
 PART = 65536
 
@@ -180,10 +181,18 @@ def state_like(
     n_bytes = math.prod(shape) * dtype.itemsize
     unit, shift = _place(n_bytes, number)
     memory = np.empty(n_bytes + unit, np.uint8)
-    offset = (_address(array) + shift - _address(memory)) % unit
+    # A cache line begins with the same number in both, whatever their dtypes.
+    to_line = -_address(array) % LINE
+    begin = _address(array) + to_line - to_line * _real_size(dtype) // _real_size(array.dtype)
+    offset = (begin + shift - _address(memory)) % unit
     state: Array = np.ndarray(shape, dtype, memory, offset, strides)
     state[...] = values
     return state
+
+
+def _real_size(dtype: np.dtype[Any]) -> int:
+    """The bytes of a real number: of a complex one, half of them."""
+    return dtype.itemsize // (2 if dtype.kind == "c" else 1)
 
 
 def form(array: Array, dtype: np.dtype[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -293,7 +302,7 @@ def _place(n_bytes: int, number: int) -> tuple[int, int]:
     in a page, so that no store looks like one to what is loaded next: in the cache, either can
     make a step take 1.2 times as long (AVX2).
     """
-    return (64, 0) if n_bytes < 65536 else (4096, 1024 * (number + 1))
+    return (LINE, 0) if n_bytes < 65536 else (4096, 1024 * (number + 1))
 
 
 def is_plain(array: Array) -> bool:
