@@ -43,14 +43,22 @@ static uint64_t mixed(uint64_t x)
     return x ^ x >> 31;
 }
 
+/* What one element adds to what decides how a number with this code is rounded. */
+static uint32_t dither_step(int codec)
+{
+    return codec == FA_BFLOAT16 ? FA_DITHER_STEP_16 : FA_DITHER_STEP;
+}
+
 /* It depends on nothing but the seed, the step, the state and the element's place in the whole
-   array. */
+   array. bfloat16 takes the lower half of it, and of the hash the upper half. */
 static uint32_t dither_of(const fa_batch *batch, const fa_job *job, int state, int64_t at)
 {
+    const int codec = job->array->format.state[state];
     const uint64_t seed = (uint64_t)batch->groups[job->array->group].seed;
     const uint64_t step = (uint64_t)job->constants->step;
-    const uint64_t key = mixed(mixed(mixed(seed) + step) + (uint64_t)state) >> 32;
-    return (uint32_t)key + (uint32_t)(job->array->origin + at) * FA_DITHER_STEP;
+    const uint32_t hash = (uint32_t)(mixed(mixed(mixed(seed) + step) + (uint64_t)state) >> 32);
+    const uint32_t first = codec == FA_BFLOAT16 ? hash >> 16 : hash;
+    return first + (uint32_t)(job->array->origin + at) * dither_step(codec);
 }
 
 enum { PARAM, REST, AVERAGE, GRAD, STATE, STREAMS = STATE + FA_STATES };
@@ -88,13 +96,13 @@ static void advance(fa_place *place, int64_t blocks)
         if (place->at[s])
             place->at[s] += blocks * block_bytes[place->codec[s]];
     for (int k = 0; k < FA_STATES; k++)
-        place->dither[k] += (uint32_t)(blocks * BLOCK) * FA_DITHER_STEP;
+        place->dither[k] += (uint32_t)(blocks * BLOCK) * dither_step(place->codec[STATE + k]);
 }
 
 /* A step of n numbers, which are whole blocks; where all are plain, by the kernel for those, which
    is faster. */
-static void step_halves(const fa_batch *batch, const fa_job *job, const fa_halves *halves, int64_t n,
-                        int is_plain)
+static void step_halves(const fa_batch *batch, const fa_job *job, const fa_halves *halves,
+                        int64_t n, int is_plain)
 {
     const fa_kernels *kernels = fa_kernels_of(batch, job);
     if (!is_plain) {
@@ -182,9 +190,9 @@ static void step_last(const fa_batch *batch, const fa_job *job, fa_place place, 
             memcpy(at[s], copies[s], (size_t)bytes_of(place.codec[s], n));
 }
 
-/* How many numbers come before the first cache line of a large array's parameter, where those of all
-   others begin as well (state_like in fastadam/_slots.py): vectors that straddle lines cost 20 %.
-   With 8 bits, blocks begin where they begin. */
+/* How many numbers come before the parameter's first cache line, where those of all others begin as
+   well (state_like in fastadam/_slots.py): vectors that straddle lines cost 20 %. With 8 bits,
+   blocks begin where they begin. */
 static int64_t to_line(const fa_place *place)
 {
     for (int k = 0; k < FA_STATES; k++)

@@ -110,8 +110,10 @@ typedef void fa_kernel(const fa_view *view, int64_t n, int ahead);
 /* The sum of the squares of n numbers, each times `scale`. */
 typedef double fa_sum(const void *numbers, int64_t n, double scale);
 
-/* 2^32 divided by the golden ratio: multiples of it are spread evenly over the numbers below 2^32. */
+/* 2^32 divided by the golden ratio: multiples of it are spread evenly over the numbers below 2^32.
+   And 2^16 divided by that, of which bfloat16 takes multiples. */
 #define FA_DITHER_STEP 0x9E3779B1u
+#define FA_DITHER_STEP_16 0x9E37u
 
 /* Blocks whose codes tell the units of FA_SIGNED8 (codecs/int8.h). */
 typedef struct {
@@ -120,8 +122,8 @@ typedef struct {
     int is_root;
 } fa_units;
 
-/* n codes, which are whole blocks of FA_CODE_BLOCK, and the numbers that they stand for. `units` are
-   those of FA_SIGNED8; `dither` decides how the first number is rounded, and those behind it. */
+/* n codes, which are whole blocks of FA_CODE_BLOCK, and the numbers that they stand for. `units`
+   are those of FA_SIGNED8; `dither` decides how the first number is rounded, and those behind. */
 typedef void fa_decode(float *to, const void *from, int64_t n, const fa_units *units);
 typedef void fa_encode(void *to, const float *from, int64_t n, const fa_units *units,
                        uint32_t dither);

@@ -212,13 +212,13 @@ FA_INLINE void walk_halves(const int rule, const int flags, const int states,
 {
     const constants k = spread_all(all->constants);
     const fa_halves own = *all, *halves = &own;
-    ints dithers[FA_STATES][TOGETHER];
+    const half_constants c = spread_half_constants();
+    half_dithers dithers[FA_STATES];
     for (int j = 0; j < FA_STATES; j++)
-        for (int h = 0; h < TOGETHER; h++)
-            dithers[j][h] = first_dithers(dither_at(halves->dither[j], h * FA_LANES));
+        dithers[j] = first_half_dithers(halves->dither[j]);
     for (int64_t i = 0; i < n; i += TOGETHER * FA_LANES) {
         real p[TOGETHER], g[TOGETHER], s[FA_STATES][TOGETHER], average[TOGETHER];
-        load_params(halves, i, p);
+        load_params(halves, i, p, &c);
         load_grads(halves, i, g);
         for (int j = 0; j < FA_STATES; j++)
             if (states & FA_STATE(j))
@@ -237,12 +237,9 @@ FA_INLINE void walk_halves(const int rule, const int flags, const int states,
                     s[j][h] = each[j];
         }
         for (int j = 0; j < FA_STATES; j++)
-            if (states & FA_STATE(j)) {
-                store_moments(halves, j, i, s[j], dithers[j]);
-                for (int h = 0; h < TOGETHER; h++)
-                    dithers[j][h] = later_dithers(dithers[j][h], TOGETHER);
-            }
-        store_params(halves, i, p);
+            if (states & FA_STATE(j))
+                store_moments(halves, j, i, s[j], &dithers[j], &c);
+        store_params(halves, i, p, &c);
         if (halves->average) {
             load_all((const float *)halves->average + i, average);
             for (int h = 0; h < TOGETHER; h++)

@@ -24,7 +24,7 @@ import numpy as np
 from fastadam._types import Array
 
 BLOCK = 64  # FA_CODE_BLOCK in csrc/fastadam.h
-DITHER_STEP = 0x9E3779B1  # 2^32 divided by the golden ratio
+DITHER_STEP, DITHER_STEP_16 = 0x9E3779B1, 0x9E37  # 2^32 and 2^16 divided by the golden ratio
 MAGNITUDE, INFINITE, QUIET_NAN = 0x7FFFFFFF, 0x7F800000, 0x7FC00000
 POSITIVE_MOST, SIGNED_MOST, SIGNED_BASE = 0x7F6FFFFF, 0x6F770000, 0x3C000000
 MARKED = 1
@@ -65,14 +65,16 @@ def n_blocks(n: int) -> int:
     return -(-n // BLOCK)
 
 
-def dither(seed: int, step: int, state: int, index: Array) -> Array:
-    """What decides how each number is rounded: 32 bits, spread evenly.
+def dither(seed: int, step: int, state: int, index: Array, codec: np.dtype[Any]) -> Array:
+    """What decides how each number is rounded: 32 bits, or 16 for bfloat16, spread evenly.
 
     They depend on nothing but the seed, the number of the step, that of the state among the
     rule's, and the number's index in the whole array. With another index they go through a Weyl
     sequence, of which any stretch is even; where it begins is random.
     """
     key = _mixed(_mixed(_mixed(seed) + step) + state) >> 32
+    if codec == BFLOAT16:
+        return np.uint16(key >> 16) + index.astype(np.uint16) * np.uint16(DITHER_STEP_16)
     return np.uint32(key) + index.astype(np.uint32) * np.uint32(DITHER_STEP)
 
 
@@ -106,7 +108,7 @@ def bfloat16_numbers(codes: Array) -> Array:
 def bfloat16_codes(numbers: Array, random: Array) -> Array:
     """The codes of float32 numbers, rounded up or down so that the mean is right."""
     bits = _bits(numbers)
-    added = np.where((bits & MAGNITUDE) < 0x7F7F0000, random >> 16, 0)
+    added = np.where((bits & MAGNITUDE) < 0x7F7F0000, random, 0).astype(np.uint32)
     return ((bits + added) >> 16).astype(np.uint16)
 
 
@@ -286,7 +288,7 @@ def encode(
     coded = [k for k, array in enumerate(state) if is_code(array)]
     for k in sorted(coded, key=lambda k: rule.states[k] in rule.units):  # units come first
         codes = state[k]
-        random = dither(seed, step, k, index)
+        random = dither(seed, step, k, index, codes.dtype)
         if codes.dtype == BFLOAT16:
             codes[:] = bfloat16_codes(numbers[k], random)
         elif rule.states[k] in rule.positive:

@@ -18,15 +18,18 @@ def slot(opt, i=0):
     return opt._batch.arrays.slots[i]
 
 
-def dither(seed, step, state, index):
-    """The 32 bits that decide how a number is rounded, of its index in the whole array.
+def dither(seed, step, state, index, state_dtype):
+    """The bits that decide how a number is rounded, of its index in the whole array.
 
-    splitmix64 of the seed, then of that plus the step, then of that plus the state's number; its
-    upper half is where a Weyl sequence in steps of 2**32 divided by the golden ratio begins.
+    splitmix64 of the seed, then of that plus the step, then of that plus the state's number; of its
+    upper 32 bits, or 16 for bfloat16, as many are where a Weyl sequence in steps of that power of
+    two divided by the golden ratio begins.
     """
     key = 0
     for part in (seed, step, state):
         key = splitmix64((key + part) % 2**64)
+    if state_dtype == "bfloat16":
+        return ((key >> 48) + index.astype(object) * 0x9E37) % 2**16
     return ((key >> 32) + index.astype(object) * 0x9E3779B1) % 2**32
 
 
@@ -37,9 +40,9 @@ def splitmix64(x):
     return x ^ x >> 31
 
 
-def share(random, width):
-    """The upper bits of 32 random ones, as a fraction."""
-    return (random >> (32 - width)).astype(np.float64) / 2**width
+def share(random, width, of=32):
+    """The upper bits of so many random ones, as a fraction."""
+    return (random >> (of - width)).astype(np.float64) / 2**width
 
 
 # bfloat16
@@ -62,7 +65,7 @@ def bfloat16_moments(numbers, random):
     probability that makes the mean right; beyond the largest finite code none is."""
     bits = numbers.view(np.uint32).astype(np.int64)
     toward_zero, lacking = bits // 2**16, bits % 2**16
-    goes_up = lacking / 2**16 + share(random, 16) >= 1
+    goes_up = lacking / 2**16 + share(random, 16, of=16) >= 1
     goes_up &= np.abs(numbers.astype(np.float64)) < LARGEST_BFLOAT16  # false for NaNs, too
     return (toward_zero + goes_up).astype(np.uint16)
 
@@ -242,7 +245,8 @@ def encoded(member, numbers, state_dtype, seed, step):
     for name in sorted(numbers, key=lambda name: name not in POSITIVE):
         x = numbers[name]
         index = np.arange(x.size if state_dtype == "bfloat16" else -(-x.size // BLOCK) * BLOCK)
-        random = dither(seed, step, STATES[member].index(name), index).astype(np.int64)
+        number = STATES[member].index(name)
+        random = dither(seed, step, number, index, state_dtype).astype(np.int64)
         if state_dtype == "bfloat16":
             codes[name] = bfloat16_moments(x, random)
         elif name in POSITIVE:

@@ -46,17 +46,25 @@ FA_INLINE void join_halves(real x[2], shorts lower, shorts upper)
     x[0] = (real)_mm512_permutex2var_epi16((__m512i)lower, i, (__m512i)upper);
     x[1] = (real)_mm512_permutex2var_epi16((__m512i)lower, j, (__m512i)upper);
 }
-FA_INLINE void store_upper_halves(void *to, const ints x[])
+FA_INLINE shorts upper_halves(ints a, ints b)
 {
     const __m512i odd = _mm512_add_epi32(
         _mm512_mullo_epi32(_mm512_set1_epi32(0x00040004), COUNT), _mm512_set1_epi32(0x00030001));
-    _mm512_storeu_si512(to, _mm512_permutex2var_epi16((__m512i)x[0], odd, (__m512i)x[1]));
+    return (shorts)_mm512_permutex2var_epi16((__m512i)a, odd, (__m512i)b);
 }
-FA_INLINE void store_lower_halves(void *to, const ints x[])
+FA_INLINE shorts lower_halves(ints a, ints b)
 {
     const __m512i even = _mm512_add_epi32(
         _mm512_mullo_epi32(_mm512_set1_epi32(0x00040004), COUNT), _mm512_set1_epi32(0x00020000));
-    _mm512_storeu_si512(to, _mm512_permutex2var_epi16((__m512i)x[0], even, (__m512i)x[1]));
+    return (shorts)_mm512_permutex2var_epi16((__m512i)a, even, (__m512i)b);
+}
+FA_INLINE void store_upper_halves(void *to, const ints x[])
+{
+    *(unaligned_shorts *)to = upper_halves(x[0], x[1]);
+}
+FA_INLINE void store_lower_halves(void *to, const ints x[])
+{
+    *(unaligned_shorts *)to = lower_halves(x[0], x[1]);
 }
 FA_INLINE void store_bytes(uint8_t *to, const ints x[4], int base) /* x - base, from 0 to 255 */
 {

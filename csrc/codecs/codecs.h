@@ -1,6 +1,6 @@
 /* Storage formats with fewer bits than a float32. Numbers in half precision are read and written by
-   a kernel's loop, as many vectors at a time as make a whole one of halves; blocks of 8 bits are decoded before
-   it and encoded after it. fastadam/_codecs.py is the twin in NumPy. */
+   a kernel's loop, two vectors at a time, whose halves fill one; blocks of 8 bits are decoded
+   before it and encoded after it. fastadam/_codecs.py is the twin in NumPy. */
 #include "vectors.h"
 
 static inline uint32_t bits_of(float x)
@@ -26,20 +26,22 @@ static const fa_codecs codecs = {
     .encode = {0, 0, 0, encode_positive8, encode_signed8},
 };
 
-FA_INLINE void load_params(const fa_halves *halves, int64_t i, real x[])
+FA_INLINE void load_params(const fa_halves *halves, int64_t i, real x[], const half_constants *c)
 {
     if (halves->param_codec == FA_BFLOAT16)
-        load_param_bfloat16((const uint16_t *)halves->param + i, (const int16_t *)halves->rest + i, x);
+        load_param_bfloat16((const uint16_t *)halves->param + i, (const int16_t *)halves->rest + i,
+                            x, c);
     else if (halves->param_codec == FA_FLOAT16)
         load_param_float16((const uint16_t *)halves->param + i, (const float *)halves->rest + i, x);
     else
         load_all((const float *)halves->param + i, x);
 }
 
-FA_INLINE void store_params(const fa_halves *halves, int64_t i, const real x[])
+FA_INLINE void store_params(const fa_halves *halves, int64_t i, const real x[],
+                            const half_constants *c)
 {
     if (halves->param_codec == FA_BFLOAT16)
-        store_param_bfloat16((uint16_t *)halves->param + i, (int16_t *)halves->rest + i, x);
+        store_param_bfloat16((uint16_t *)halves->param + i, (int16_t *)halves->rest + i, x, c);
     else if (halves->param_codec == FA_FLOAT16)
         store_param_float16((uint16_t *)halves->param + i, (float *)halves->rest + i, x);
     else
@@ -65,10 +67,10 @@ FA_INLINE void load_moments(const fa_halves *halves, int k, int64_t i, real x[])
 }
 
 FA_INLINE void store_moments(const fa_halves *halves, int k, int64_t i, const real x[],
-                             const ints dithers[])
+                             half_dithers *dithers, const half_constants *c)
 {
     if (halves->state_codec[k] == FA_BFLOAT16)
-        store_bfloat16((uint16_t *)halves->state[k] + i, x, dithers);
+        store_bfloat16((uint16_t *)halves->state[k] + i, x, dithers, c);
     else
         store_all((float *)halves->state[k] + i, x);
 }

@@ -68,8 +68,9 @@ FA_INLINE void load_float16(const uint16_t *from, real x[])
 FA_INLINE void load_param_float16(const uint16_t *param, const float *rest, real x[])
 {
     for (int k = 0; k < TOGETHER; k++) {
-        const real kept = load(rest + k * FA_LANES), written = float16_numbers(param + k * FA_LANES);
-        x[k] = where_equal(float16_codes(kept), load_halves(param + k * FA_LANES), kept, written);
+        const uint16_t *codes = param + k * FA_LANES;
+        const real kept = load(rest + k * FA_LANES);
+        x[k] = where_equal(float16_codes(kept), load_halves(codes), kept, float16_numbers(codes));
     }
 }
 

@@ -1,4 +1,5 @@
-/* For vectors.h: no vectors, so that the numbers are one. What each function does is plainest here. */
+/* For vectors.h: no vectors, so that all are one number. What each function does is plainest
+   here. */
 typedef int32_t ints;
 FA_INLINE ints load_ints(const void *from) { return *(const int32_t *)from; }
 FA_INLINE ints ints_of(real x)
