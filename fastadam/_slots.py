@@ -302,7 +302,7 @@ def _place(n_bytes: int, number: int) -> tuple[int, int]:
     in a page, so that no store looks like one to what is loaded next: in the cache, either can
     make a step take 1.2 times as long (AVX2).
     """
-    return (LINE, 0) if n_bytes < 65536 else (4096, 1024 * (number + 1))
+    return (LINE, 0) if n_bytes < 65536 else (4096, 704 * (number + 1))
 
 
 def is_plain(array: Array) -> bool:
