@@ -26,7 +26,7 @@ def test_distances(n, how, tmp_path, backend):
     (slot,) = opt._batch.arrays.slots
     unit = 4096 if param.nbytes >= 65536 else 64
     places = [(address(s) - address(param)) % unit for s in (*slot.state, slot.average)]
-    assert places == ([704, 1408, 2112, 2816] if unit == 4096 else [0] * 4)
+    assert places == ([1024, 2048, 3072, 0] if unit == 4096 else [0] * 4)
 
 
 def test_what_caches_do_not_hold_is_taken_over():
