@@ -8,12 +8,15 @@
 #include "impl.h"
 
 /* Only integers are multiplied, cut off 128 bits behind the point. Each product loses less than
-   2^-128, so base^n is less than 2n * 2^-128 too small before it is rounded to double. */
+   2^-128, so base^n is less than 2n * 2^-128 too small before it is rounded to double. Where `a` is
+   a double, half of its digits are mostly zeros. */
 static fa_fraction product(fa_fraction a, fa_fraction b)
 {
     uint32_t digits[2 * FA_DIGITS] = {0};
     for (int i = 0; i < FA_DIGITS; i++) {
         uint64_t sum = 0;
+        if (a.digits[i] == 0)
+            continue;
         for (int j = 0; j < FA_DIGITS; j++) {
             sum += digits[i + j] + (uint64_t)a.digits[i] * b.digits[j];
             digits[i + j] = (uint32_t)sum;
@@ -45,7 +48,7 @@ static fa_fraction squared_up(fa_fraction base, int64_t n)
     while (bit /= 2) {
         x = product(x, x);
         if (n & bit)
-            x = product(x, base);
+            x = product(base, x);
     }
     return x;
 }
@@ -66,7 +69,7 @@ double fa_power(fa_power_memo *last, double base, int64_t n)
         last->power = squared_up(last->exact_base, first);
     }
     for (; last->n < n; last->n++)
-        last->power = product(last->power, last->exact_base);
+        last->power = product(last->exact_base, last->power);
     /* 53 bits and 43 more become doubles without rounding, and their sum is rounded once. */
     const uint32_t *digits = last->power.digits;
     const uint64_t upper = (uint64_t)digits[3] << 32 | digits[2];
