@@ -13,6 +13,7 @@ from fastadam._quiet import quietly
 from fastadam._slots import decoded_state, state_like
 from fastadam._state import RESTS, check_stored, converted, read_step, rest_name
 from fastadam._types import Array
+from fastadam.torch._dtensor import local_of, spread_like
 from fastadam.torch._memory import HALF, array_of, stored_like, tensor_of, torch_dtype
 from fastadam.torch._options import check_storage
 
@@ -73,7 +74,7 @@ def _prepared(
         elif type(value) in (int, float):  # of which torch would make a float32 tensor
             kept[name] = torch.tensor(value, dtype=torch.float64, device="cpu")
     if _is_stepped_in_float32(param):
-        array = array_of(param)
+        array = array_of(local_of("a parameter", param))
         like, dtype = stored_like(array, group["state_dtype"])
         moments = _tensors_of(entry, rule.states)
         if any(tensor.dtype != torch_dtype(dtype) for tensor in moments.values()):
@@ -81,7 +82,9 @@ def _prepared(
             step = read_step(f"{label}['step']", entry.get("step", 1))
             found = converted(rule, found, like, dtype, group["seed"], step)
             moments = {
-                name: tensor_of(state_like(like, rule.states.index(name), numbers))
+                name: spread_like(
+                    tensor_of(state_like(like, rule.states.index(name), numbers)), param
+                )
                 for name, numbers in found.items()
             }
         kept.update(moments)
@@ -108,13 +111,13 @@ def decoded_entry(
     coded = (torch.uint8, torch.bfloat16)
     moments = _tensors_of(entry, rule.states)
     if _is_stepped_in_float32(param) and any(t.dtype in coded for t in moments.values()):
-        array = array_of(param)
+        array = array_of(local_of("a parameter", param))
         found = _moments(rule, label, entry, array)
         stored = [found.get(name) for name in rule.states]
         numbers = quietly(decoded_state, rule, stored, array)
         new.update(
             {
-                name: torch.from_numpy(number)
+                name: spread_like(torch.from_numpy(number), param)
                 for name, number in zip(rule.states, numbers, strict=True)
                 if name in moments and moments[name].dtype in coded
             }
@@ -133,9 +136,11 @@ def _moments(
     """The moments of an entry, however they are stored, as the core has them."""
     found = {}
     for name, tensor in _tensors_of(entry, rule.states).items():
+        label_of_moment = f"{label}[{name!r}]"
+        tensor = local_of(label_of_moment, tensor)
         if tensor.dtype in (torch.float16, torch.float64):
             tensor = tensor.float()
-        found[name] = check_stored(f"{label}[{name!r}]", array_of(tensor.cpu()), param)
+        found[name] = check_stored(label_of_moment, array_of(tensor.cpu()), param)
     if len({array.dtype == INT8 for array in found.values()}) > 1:
         raise ValueError(f"{label} has moments in 8 bits beside others, which need them, too")
     return found

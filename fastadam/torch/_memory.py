@@ -14,6 +14,7 @@ from fastadam import _rows
 from fastadam._codecs import INT8, REMAINDER
 from fastadam._slots import form, is_plain, stored_as
 from fastadam._types import Array
+from fastadam.torch._dtensor import check_spread, local_of
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, *HALF)
@@ -38,7 +39,8 @@ class Gradient(NamedTuple):
 
 
 def memory_of(name: str, tensor: Any, dtypes: Sequence[torch.dtype] = DTYPES) -> Memory:
-    """A tensor that a step writes, checked, and its memory."""
+    """A tensor that a step writes, checked, and its memory: of a DTensor, that which is here."""
+    tensor = local_of(name, tensor)
     _check_strided(name, tensor, dtypes)
     return Memory(name, tensor, array_of(tensor))
 
@@ -112,13 +114,14 @@ def read_grad(name: str, param: Any) -> Gradient | None:
     grad = param.grad
     if grad is None:
         return None
-    _check_strided(name, param)
-    return gradient_of(f"the gradient of {name}", grad)
+    _check_strided(name, local_of(name, param))
+    return gradient_of(f"the gradient of {name}", grad, param)
 
 
-def gradient_of(name: str, grad: torch.Tensor) -> Gradient:
-    """A gradient of any kind that there is, or an error."""
-    grad = grad.detach()
+def gradient_of(name: str, grad: Any, param: Any) -> Gradient:
+    """A parameter's gradient of any kind that there is, or an error."""
+    check_spread(name, grad, param)
+    grad = local_of(name, grad).detach()
     if grad.layout == torch.sparse_coo and grad.sparse_dim() == 1:
         check_kind(name, grad)
         rows, values = grad._indices()[0].numpy().copy(), array_of(_real(grad._values()))

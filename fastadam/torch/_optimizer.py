@@ -25,6 +25,7 @@ from fastadam._state import (
     read_step,
     rest_name,
 )
+from fastadam.torch._dtensor import is_dtensor, spread_like
 from fastadam.torch._loading import decoded_entry, params_of, prepare_state, unwrapped
 from fastadam.torch._memory import (
     HALF,
@@ -346,7 +347,8 @@ class Optimizer(torch.optim.Optimizer):
             if tensor is None:
                 if entry and asked is None:
                     raise KeyError(f"the state of {name} lacks {key!r}")
-                tensor = added[key] = tensor_of(state_like(like, number, 0.0, dtype))
+                made = tensor_of(state_like(like, number, 0.0, dtype))
+                tensor = added[key] = spread_like(made, param)
             memory = memory_of(f"{key!r} of {name}", tensor, STORED)
             reason = f"as {name} is {param.dtype} and state_dtype={options['state_dtype']!r}"
             check_form(memory, like, dtype, reason)
@@ -357,7 +359,7 @@ class Optimizer(torch.optim.Optimizer):
             tensor = entry.get(key)
             if tensor is None:
                 bare = slot(rule, [like], group)._replace(user=first.array)
-                tensor = added[key] = tensor_of(rest_of(bare))
+                tensor = added[key] = spread_like(tensor_of(rest_of(bare)), param)
             tensors[-1] = memory = memory_of(f"{key!r} of {name}", tensor, STORED)
             check_form(memory, like, REMAINDERS[param.dtype], f"as {name} is {param.dtype}")
         # torch's SGD keeps no step count: it only knows whether there is a buffer.
@@ -423,7 +425,10 @@ class Optimizer(torch.optim.Optimizer):
             Tensors is None
             or EXCHANGE is None
             or _backend.native() is None
-            or any(type(param) not in (torch.Tensor, torch.nn.Parameter) for param in params)
+            or not all(
+                type(param) in (torch.Tensor, torch.nn.Parameter) or is_dtensor(param)
+                for param in params
+            )
         ):
             return None
         rows = {id(member.param): (member.tensors, member.counts) for member in members}
@@ -432,9 +437,10 @@ class Optimizer(torch.optim.Optimizer):
                 batch,
                 EXCHANGE,
                 params,
+                [param._local_tensor if is_dtensor(param) else None for param in params],
                 [rows.get(id(param)) for param in params],
                 kept.state,
-                [member.param.detach() for member in members],
+                [_param(member).tensor.detach() for member in members],
                 INCREMENT_VERSIONS,
                 read_group,
                 gradient_of,
@@ -457,7 +463,7 @@ def _step_arrays(
     counts = [[memory.array for memory in member.counts] for member in members]
     steps: list[Any] = [own[0] if len(own) > n_numbers else np.empty(()) for own in counts]
     numbers: list[Any] = [array for own in counts for array in own[len(own) - n_numbers :]]
-    stepped = [member.param for member in members if member.grad is not None]
+    stepped = [_param(member).tensor for member in members if member.grad is not None]
     # What is left to do after a step is done in one call of C, when these are read: no signal
     # handler can come between parameters that moved and counts that did not.
     rest = chain(

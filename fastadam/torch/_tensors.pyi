@@ -14,12 +14,13 @@ class Tensors:
         batch: Batch,
         exchange: object,
         params: list[Any],
+        locals: list[Any],
         rows: list[tuple[list[Any], list[Any]] | None],
         state: dict[Any, Any],
         aliases: list[Any],
         increment_versions: Callable[[list[Any]], None],
         read_group: Callable[[Group, Sequence[str]], Group],
-        read_grad: Callable[[str, Any], tuple[Array | RowGrad, Array]],
+        read_grad: Callable[[str, Any, Any], tuple[Array | RowGrad, Array]],
         is_aliased: Callable[[Any], bool],
     ) -> Tensors: ...
     def step(self, groups: list[Group], most_threads: int) -> bool: ...

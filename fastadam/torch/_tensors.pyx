@@ -123,6 +123,8 @@ cdef class Tensors:
         ``torch.Tensor.__dlpack_c_exchange_api__``
     params : list of tensors
         Those of all groups.
+    locals : list
+        For each that is a DTensor, the part of it that is here; for others None.
     rows : list
         For each, None if it is not in the batch, or two lists: its memory, that of the rule's
         states and that of what it lacks of a float32, with None where there is none; and its
@@ -135,7 +137,7 @@ cdef class Tensors:
     increment_versions, read_group, read_grad, is_aliased : callable
         ``increment_versions(tensors)`` has autograd refuse graphs that are older,
         ``read_group(group, names)`` gives a param group's options for `_hyper.check_group`,
-        ``read_grad(name, tensor)`` an ndarray or RowGrad and the ndarray of its numbers;
+        ``read_grad(name, grad, param)`` an ndarray or RowGrad and the ndarray of its numbers;
         ``is_aliased(tensor)`` says whether others own the tensor's memory, or may come to.
 
     Attributes
@@ -154,8 +156,9 @@ cdef class Tensors:
     cdef Batch batch
     cdef ExchangeAPI *api
     cdef object state, increment_versions, read_group, read_grad, is_aliased
-    cdef tuple params
+    cdef tuple params, locals
     cdef list rows, aliases, lazy
+    cdef list stepped  # the parameters in the batch
     cdef list seen_groups, seen_state, seen_entries  # see `has_items`
     cdef Py_ssize_t n  # of the batch, which the garbage collector may take away first
     cdef Py_ssize_t *places  # of the parameters in the batch, or -1
@@ -165,7 +168,7 @@ cdef class Tensors:
     cdef int64_t *lengths  # of the forms: shapes and strides
 
     def __cinit__(
-        self, Batch batch, exchange, list params, list rows, state, list aliases,
+        self, Batch batch, exchange, list params, list locals, list rows, state, list aliases,
         increment_versions, read_group, read_grad, is_aliased,
     ):
         cdef Py_ssize_t i, n = 0
@@ -175,7 +178,9 @@ cdef class Tensors:
         self.api = <ExchangeAPI *>PyCapsule_GetPointer(exchange, "dlpack_exchange_api")
         if self.api.major != DL_VERSION or self.api.look_at == NULL:
             raise NotImplementedError("another version of DLPack's exchange API")
-        self.params, self.state, self.aliases = tuple(params), state, aliases
+        self.params, self.locals = tuple(params), tuple(locals)
+        self.state, self.aliases = state, aliases
+        self.stepped = []
         self.increment_versions, self.is_aliased = increment_versions, is_aliased
         self.read_group, self.read_grad = read_group, read_grad
         self.rows = [row for row in rows if row is not None]
@@ -195,6 +200,7 @@ cdef class Tensors:
             self.places[i] = -1
             if row is not None:
                 self.places[i] = n
+                self.stepped.append(params[i])
                 self.note(n, row[0], row[1], &lengths)
                 n += 1
         for i, _, _ in batch.copies:
@@ -329,6 +335,8 @@ cdef class Tensors:
             for param in group["params"]:
                 if i == len(self.params) or param is not self.params[i]:
                     return False
+                if self.locals[i] is not None and param._local_tensor is not self.locals[i]:
+                    return False
                 place = self.places[i]
                 i += 1
                 grad = grad_of.get(param, grad_of.closure)
@@ -375,7 +383,7 @@ cdef class Tensors:
         for i in range(self.n):
             if self.grads[i] != NULL and not self.noted[i].is_taken and mended[i] is None:
                 name = self.batch.arrays.name(i)
-                grad, array = self.read_grad(name, <object>self.grads[i])
+                grad, array = self.read_grad(name, <object>self.grads[i], self.stepped[i])
                 base = array.base if isinstance(array.base, Tensor) else None
                 mended[i] = self.batch.mended(i, grad), array, base
         return mended

@@ -1,0 +1,76 @@
+"""DTensors: tensors of which each process has a part. A step works on the part that is here.
+
+What torch says of them is in `torch.distributed.tensor`, which is imported by those who use it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+
+def is_dtensor(tensor: Any) -> bool:
+    """Whether a tensor is a DTensor."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local_of(name: str, tensor: Any) -> torch.Tensor:
+    """The part of a DTensor that this process has; other tensors as they are.
+
+    Raises
+    ------
+    RuntimeError
+        The parts must be summed, or combined in another way, to be the tensor.
+    """
+    if not is_dtensor(tensor):
+        return tensor
+    for placement in tensor.placements:
+        if placement.is_partial():
+            raise RuntimeError(
+                f"{name} is a DTensor with the placement {placement}, of which no process has a "
+                "part by itself; expected shards or replicas (redistribute() makes them)"
+            )
+    local = tensor._local_tensor
+    # What a collective operation is still computing.
+    return local.wait() if hasattr(local, "wait") else local
+
+
+def check_spread(name: str, grad: Any, param: Any) -> None:
+    """Check that a gradient is spread over processes as its parameter is."""
+    if not is_dtensor(param) and not is_dtensor(grad):
+        return
+    found, expected = (
+        (tensor.device_mesh, tuple(tensor.placements)) if is_dtensor(tensor) else None
+        for tensor in (grad, param)
+    )
+    if found != expected:
+        raise RuntimeError(
+            f"{name} is {_spread(grad)}, expected {_spread(param)} as the parameter is"
+        )
+
+
+def _spread(tensor: Any) -> str:
+    if not is_dtensor(tensor):
+        return "a plain tensor"
+    return f"a DTensor with the placements {tuple(tensor.placements)} on {tensor.device_mesh}"
+
+
+def spread_like(local: torch.Tensor, param: Any) -> torch.Tensor:
+    """The DTensor that has that part here, spread as a parameter is; of a plain one, the part.
+
+    It is left as it is where it has another form, as moments in 8 bits do.
+    """
+    if not is_dtensor(param) or local.shape != param._local_tensor.shape:
+        return local
+    dtensor: torch.Tensor = type(param).from_local(
+        local,
+        param.device_mesh,
+        param.placements,
+        run_check=False,
+        shape=param.shape,
+        stride=param.stride(),
+    )
+    return dtensor
