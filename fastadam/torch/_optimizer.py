@@ -191,6 +191,8 @@ class Optimizer(torch.optim.Optimizer):
         >>> optimizer.state_dict(decoded=True)["state"][0]["exp_avg"].dtype
         torch.float32
         """
+        if not decoded:
+            self._check_spread()
         state_dict: dict[str, Any] = super().state_dict()
         if decoded:
             params = params_of(state_dict["param_groups"], self.param_groups)
@@ -201,6 +203,19 @@ class Optimizer(torch.optim.Optimizer):
                 for key, entry in state_dict["state"].items()
             }
         return state_dict
+
+    def _check_spread(self) -> None:
+        """Check that torch can carry all state elsewhere as it carries the parameters."""
+        for number, group in enumerate(self.param_groups):
+            for place, param in enumerate(group["params"]):
+                entry = self._kept.state.get(param, {}) if is_dtensor(param) else {}
+                for key in self._rule.states:
+                    moment = entry.get(key)
+                    if moment is not None and not is_dtensor(moment):
+                        raise ValueError(
+                            f"{key!r} of {name_of(number, place)} is in 8 bits, of which no "
+                            "DTensor can be made; state_dict(decoded=True) has it as float32"
+                        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over state, step counts and options, as torch's does.

@@ -1,0 +1,57 @@
+"""Functions that several processes run together, and what they find.
+
+``python tests/processes.py FILE NAME RANK WORLD FOLDER`` is one of them; `together` starts all.
+"""
+
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+
+def together(function, world, folder):
+    """Run a function of a test file in so many processes; what each returned.
+
+    It is given the folder, in which it may leave files for others.
+    """
+    file = sys.modules[function.__module__].__file__
+    folder = folder / function.__name__
+    folder.mkdir()
+    command = [sys.executable, "-W", "ignore", __file__, file, function.__name__]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    children = [
+        subprocess.Popen(
+            [*command, str(rank), str(world), str(folder)],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    try:
+        said = [child.communicate(timeout=120)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert not any(child.returncode for child in children), "\n".join(said)
+    return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(world)]
+
+
+def main(file, name, rank, world, folder):
+    import torch.distributed as dist
+
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=int(rank), world_size=int(world))
+    spec = importlib.util.spec_from_file_location("the_test", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    result = getattr(module, name)(Path(folder).parent)
+    (Path(folder) / rank).write_bytes(pickle.dumps(result))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
