@@ -94,7 +94,8 @@ def _bits(numbers: Array) -> Array:
 
 
 def _numbers(bits: Array) -> Array:
-    return bits.astype(np.uint32, copy=False).view(np.float32)
+    # NumPy's arithmetic makes a number of an array without axes.
+    return np.asarray(bits, np.uint32).view(np.float32)
 
 
 # bfloat16: csrc/codecs/bfloat16.h

@@ -225,6 +225,24 @@ def test_decoded_moments_step_the_parameters_alike(dtype, state_dtype):
         assert bits(param) == bits(opt.params[key]), key
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16"])
+def test_moments_of_an_array_without_axes_are_arrays(state_dtype, dtype):
+    opt = fastadam.Adam(np.ones((), dtype), state_dtype="bfloat16")
+    opt.step(np.ones((), dtype))
+    entry = opt.state_dict(decoded=True)["state"][0]
+    expected = COMPLEX64 if dtype == COMPLEX64 else FLOAT32
+    for name in "exp_avg", "exp_avg_sq":
+        assert isinstance(entry[name], np.ndarray)
+        assert (entry[name].dtype, entry[name].shape) == (expected, ())
+    other = fastadam.Adam(np.ones((), dtype), state_dtype=state_dtype)
+    other.load_state_dict(opt.state_dict())
+    loaded = other.state_dict(decoded=True)["state"][0]
+    assert [bits_of(loaded[name]) for name in entry] == [bits_of(entry[name]) for name in entry]
+    saved = other.state_dict()["state"][0]
+    assert saved["exp_avg"].dtype == (expected if state_dtype is None else np.uint16)
+
+
 # Loading what is stored in another way
 
 

@@ -394,6 +394,16 @@ def test_a_decoded_state_dict_has_float32_numbers():
         assert (entry["exp_avg"].dtype, entry["exp_avg"].shape) == (p.dtype, p.shape)
 
 
+def test_a_decoded_state_dict_of_a_tensor_without_axes():
+    p = torch.nn.Parameter(torch.ones(()))
+    optimizer = fastadam.torch.Adam([p], state_dtype="bfloat16")
+    p.grad = torch.ones(())
+    optimizer.step()
+    moment = optimizer.state_dict(decoded=True)["state"][0]["exp_avg"]
+    assert (moment.dtype, moment.shape) == (torch.float32, ())
+    assert moment == state_of(optimizer)["exp_avg"].float()
+
+
 @pytest.mark.filterwarnings("error")
 def test_damaged_codes_give_odd_numbers_and_no_more():
     optimizer = trained(state_dtype="int8")
