@@ -383,7 +383,8 @@ class Optimizer(torch.optim.Optimizer):
         }
         counts, numbers = [], {number.name: number for number in rule.numbers}
         names = rule.number_names
-        if rule.saves_step or options["state_dtype"] is not None:  # rounding depends on the count
+        # Rounding depends on the count; and one that another `state_dtype` left must stay right.
+        if rule.saves_step or options["state_dtype"] is not None or "step" in entry:
             names = ("step", *names)
         for key in names:
             label = f"{key!r} of {name}"
