@@ -35,9 +35,11 @@ def check_written(
         )
     if param is not None:
         _check_shape(label, array, param)
-    if dtype is not None and array.dtype != dtype:
-        raise TypeError(f"{label}: dtype {array.dtype}, expected {dtype} as the parameter's")
-    if dtype is None and not is_supported(array.dtype):
+        if array.dtype != dtype:
+            raise TypeError(
+                f"{label}: dtype {array.dtype}, expected {dtype} as the parameter is {param.dtype}"
+            )
+    elif not is_supported(array.dtype):
         order = "" if array.dtype.isnative else " (not the native byte order)"
         raise TypeError(f"{label}: dtype {array.dtype}{order}, expected {SUPPORTED}")
     check_writable(label, array)
@@ -60,9 +62,8 @@ def check_writable(label: str, array: Array) -> None:
 def check_moment(label: str, array: Any, param: Array) -> None:
     """Check a moment that steps will change in place."""
     dtype = _codecs.computed_in(param)
-    found = getattr(array, "dtype", dtype)
-    if _codecs.is_bfloat16(found) and dtype == np.float32:
-        dtype = found
+    if dtype == np.float32 and isinstance(array, np.ndarray) and _codecs.is_bfloat16(array.dtype):
+        dtype = array.dtype
     check_written(label, array, param, dtype)
 
 

@@ -239,6 +239,27 @@ def test_adam_step_gives_what_adam_gives(moments, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+def test_adam_step_says_what_it_expects_beside_half_precision(dtype):
+    p, rest = np.ones(3, dtype), np.int16 if dtype == BFLOAT16 else np.float32
+    columns = {"exp_avg": np.zeros(3, np.float32), "exp_avg_sq": np.zeros(3, np.float32)}
+    columns["param_rest"] = np.zeros(3, rest)
+    for name in columns:
+        wrong = {**columns, name: np.zeros(3)}
+        expected = np.dtype(rest) if name == "param_rest" else "float32"
+        message = f"{name}: dtype float64, expected {expected} as the parameter is {dtype}"
+        with pytest.raises(TypeError, match=message):
+            fastadam.adam_step(p, np.ones(3, dtype), **wrong, step=1)
+    assert (p == 1).all()
+
+
+def test_adam_step_refuses_a_tensor_of_bfloat16_by_name():
+    torch = pytest.importorskip("torch")
+    p, g, v = np.ones((3, 3), np.float32)
+    with pytest.raises(TypeError, match=r"exp_avg is a Tensor; expected a numpy\.ndarray"):
+        fastadam.adam_step(p, g, torch.zeros(3, dtype=torch.bfloat16), v, step=1)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("n", [1, 3, 63, 64, 65, 127, 257, 1100])
 def test_every_offset(dtype, n):
     """Results do not depend on where in a cache line an array begins, nor its gradient."""
