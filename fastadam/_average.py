@@ -13,6 +13,7 @@ import numpy as np
 from fastadam import _tree
 from fastadam._arrays import Arrays
 from fastadam._guard import PAUSED, at_once
+from fastadam._quiet import quietly
 from fastadam._slots import view_of
 from fastadam._types import Array
 
@@ -76,6 +77,11 @@ class Averaged(io.IOBase, ContextDecorator):
         # Views, which stay as they are if the block reshapes a parameter, say.
         params = [view_of(slot.user) for slot in arrays.slots]
         kept = [param.copy(order="K") for param in params]
+        # A float16 parameter's may be beyond its range, of which NumPy would warn, in Python.
+        averages = [
+            quietly(average.astype, param.dtype, copy=False)
+            for param, average in zip(params, averages, strict=True)
+        ]
         self.close = at_once(  # type: ignore[method-assign]
             [*_copies(params, kept), partial(setattr, self._lock, "refusal", None)]
         )

@@ -465,6 +465,20 @@ def test_a_float16_parameter_beyond_its_range_comes_back():
     assert (p == 65504).all()
 
 
+@pytest.mark.parametrize("start", [6e4, 1e-7])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_an_average_beyond_the_range_is_put_there_in_silence(dtype, start):
+    p = np.full(3, start, dtype)
+    opt = fastadam.SGD(p, lr=1.0, ema_decay=0.5)
+    opt.step(np.full(3, -start, FLOAT32))
+    before = p.copy()
+    with np.errstate(over="ignore", under="ignore"):
+        expected = opt.averaged_params().astype(dtype)
+    with np.errstate(all="raise"), opt.use_averaged_params():
+        assert same(p, expected)
+    assert same(p, before)
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 def test_small_updates_add_up(dtype):
     """Each far smaller than the distance between neighbours."""
