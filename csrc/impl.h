@@ -6,20 +6,7 @@
 
 #include "fastadam.h"
 
-#if defined(__GNUC__)
-#define FA_PREFETCH(address) __builtin_prefetch(address)
-#elif defined(_M_X64)
-#include <intrin.h>
-#define FA_PREFETCH(address) _mm_prefetch(address, _MM_HINT_T0)
-#else
-#define FA_PREFETCH(address) (void)(address)
-#endif
 enum { FA_LINE = 64 }; /* bytes of a cache line */
-static inline void fa_prefetch(const void *from, int64_t bytes)
-{
-    for (int64_t i = 0; i < bytes; i += FA_LINE)
-        FA_PREFETCH((const char *)from + i);
-}
 
 /* A number from 0 to less than 1; digits are worth 2^-128, 2^-96, 2^-64 and 2^-32. */
 enum { FA_DIGITS = 4 };

@@ -18,6 +18,15 @@
 #define FA_JOIN(a, b) FA_JOIN_(a, b)
 #define FA_EXPORT(name) FA_JOIN(fa_##name, FA_NAME)
 
+#if defined(__GNUC__)
+#define FA_PREFETCH(address) __builtin_prefetch(address)
+#elif defined(_M_X64)
+#include <intrin.h>
+#define FA_PREFETCH(address) _mm_prefetch(address, _MM_HINT_T0)
+#else
+#define FA_PREFETCH(address) (void)(address)
+#endif
+
 enum {
     FA_PREFETCHED = 4 * FA_LINE,  /* bytes that are prefetched at a time, */
     FA_AHEAD = 8 * FA_PREFETCHED, /* and how far ahead */
@@ -72,7 +81,9 @@ FA_INLINE int64_t to_border(const number *first)
 
 FA_INLINE void prefetch(const number *from)
 {
-    fa_prefetch((const char *)from + FA_AHEAD, FA_PREFETCHED);
+    const char *piece = (const char *)from + FA_AHEAD;
+    for (int line = 0; line < FA_PREFETCHED; line += FA_LINE)
+        FA_PREFETCH(piece + line);
 }
 
 FA_INLINE real get(const number *from, int whole, int64_t n)

@@ -386,7 +386,7 @@ def test_threads_change_no_bit(state_dtype, dtype):
 
 @pytest.mark.parametrize("state_dtype", STATE_DTYPES)
 def test_arrays_beyond_the_caches(state_dtype):
-    """From 2**21 elements on codes are prefetched."""
+    """From 2**21 elements on kernels prefetch plain numbers, but none beside codes."""
     got = trained("Adam", {}, state_dtype, [2**21 + 77, 3], steps=2)
     with _backend.using("numpy"):
         assert got == trained("Adam", {}, state_dtype, [2**21 + 77, 3], steps=2)

@@ -101,8 +101,8 @@ FA_INLINE void store_bfloat16(uint16_t *to, const real x[], half_dithers *dither
    to even could not be undone.
 
    Where a user wrote another number, the difference is what the old one left: it adds at most half
-   a unit in the last place. A zero stays one, and nothing is added to an infinity, of which it
-   would make a NaN; less than that, it is one of the float32 numbers that are rounded to it. */
+   a unit in the last place. Below a zero and above an infinity are the bits of NaNs, so there it is
+   left out; a little below an infinity are float32 numbers that are rounded to it. */
 #if FA_BYTES >= 32
 
 /* The same as below, with all halves of a vector at once. */

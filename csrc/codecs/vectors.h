@@ -8,7 +8,6 @@ enum {
     TOGETHER = FA_BYTES ? 2 : 1 /* vectors, whose halves are stored at once */
 };
 
-static inline int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
 static inline int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
 
 #if FA_BYTES
