@@ -40,17 +40,18 @@ class RowGrad:
         order; negative ones are not counted from the end, but refused. The values of a row
         that is named several times are added, in order.
     values : ndarray, shape (n, *param.shape[1:])
-        The gradients of those rows, of the parameter's dtype.
+        The gradients of those rows, of the parameter's dtype. As in `Adam.step`, float32,
+        float16 and bfloat16 may be mixed.
 
     Raises
     ------
     TypeError, ValueError
         The constructor raises them if `rows` are no integers or `values` has not as many
         rows. A step raises them, and changes nothing, if a row is not in the parameter, if
-        the shape or the dtype of `values` is not the parameter's, if the parameter is not in
-        C order, or if a weight decay or an average of the parameters would change the other
-        rows. (The weight decay of `AdamW` is 0.01 unless you set it: put the table into a
-        param group with ``weight_decay=0``.)
+        the shape or the dtype of `values` does not fit, if the parameter is not in C order, or
+        if a weight decay or an average of the parameters would change the other rows, or 8-bit
+        state does not have whole blocks for each row (see `Adam`). (The weight decay of `AdamW`
+        is 0.01 unless you set it: put the table into a param group with ``weight_decay=0``.)
 
     See Also
     --------

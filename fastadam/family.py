@@ -91,9 +91,10 @@ class Adam(Optimizer):
     with ``step_size = lr / (1 - b1**t)``, ``root = 1 / sqrt(1 - b2**t)`` and
     ``keep = 1 - lr*weight_decay`` if decoupled, else 1.
 
-    The constructor allocates the state: two arrays (three for AMSGrad, and one more for
-    `ema_decay`) of each parameter's size, and another for a parameter that is a strided or
-    unaligned view. `state_bytes` says how much that is.
+    The constructor allocates the state, of which `state_bytes` tells the size: two arrays (three
+    for AMSGrad, and one more for `ema_decay`) of each parameter's size. Besides, it allocates a
+    copy of a parameter that is a strided or unaligned view, or that has 8-bit state and is not
+    in C order.
 
     A float16 or bfloat16 parameter is stepped as a float32 one, of which the array always has the
     nearest half-precision number (of two that are as near, for bfloat16 the one farther from

@@ -64,7 +64,8 @@ class Optimizer:
         Parameters
         ----------
         grads : ndarray, or nesting of ndarray as the parameters'
-            Gradients, of the parameters' shapes and dtypes; with param groups a
+            Gradients, of the parameters' shapes and dtypes; where a parameter is float32,
+            float16 or bfloat16, its gradient may be any of these. With param groups a
             list with one entry for each group. None in place of a gradient
             skips that array and its step count; a `RowGrad` or a `scipy.sparse` array
             of the parameter's shape steps a part of it. Gradients are only read and may
@@ -552,7 +553,8 @@ class Optimizer:
             The name promises another format, or a parameter was replaced or resized and so
             cannot be saved.
         ImportError
-            The name ends in ``.safetensors``, and that package is not installed.
+            The name ends in ``.safetensors``, and that package is not installed, or with bfloat16
+            parameters or state ml_dtypes is not.
 
         Notes
         -----
@@ -617,6 +619,8 @@ class Optimizer:
             an optimizer of another class, or with other parameters, shapes or dtypes; or it
             lacks the parameters, or has not as many generators. The message says which.
             Nothing was changed.
+        ImportError
+            As in `save`.
 
         Notes
         -----
