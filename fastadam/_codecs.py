@@ -6,6 +6,7 @@ An array's dtype says how its numbers are stored:
 dtype      numbers
 =========  =====================================================================================
 uint16     bfloat16, the upper half of a float32
+int16      what bfloat16 parameters lack of a float32: to be added to its bits
 float16    as NumPy has them
 uint8      8 bits, in blocks of 64: an array of shape (blocks, 65), where each block begins with
            a byte that scales it. The last block has zeros for numbers that are not there.

@@ -50,6 +50,9 @@ direction, torch asks for tensors, so the arrays in the state dict must be made 
             if isinstance(value, np.ndarray):
                 entry[name] = torch.from_numpy(value)
 
+If moments are stored in fewer bits, these classes take them as they are; for torch's own, let
+``state_dict(decoded=True)`` give plain numbers.
+
 A step uses at most ``torch.get_num_threads()`` and `fastadam.get_num_threads` threads.
 """
 
