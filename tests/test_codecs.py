@@ -587,6 +587,19 @@ def test_rows_of_parts_of_blocks_are_refused_in_8_bits(width):
     assert opt.finished_steps == 1
 
 
+def test_a_complex_element_is_two_numbers_of_a_block():
+    for width, is_refused in ((32, False), (16, True)):
+        p = np.zeros((4096 // width, width), np.complex64)
+        opt = fastadam.Adam(p, state_dtype="int8")
+        grad = fastadam.RowGrad([3], np.ones((1, width), np.complex64))
+        if is_refused:
+            with pytest.raises(ValueError, match="grads is for rows of 32 numbers"):
+                opt.step(grad)
+        else:
+            opt.step(grad)
+            assert (p != 0).all(axis=1).nonzero()[0].tolist() == [3]
+
+
 def test_single_elements_are_refused_in_8_bits():
     sparse = pytest.importorskip("scipy.sparse")
     p = np.ones((64, 64), np.float32)
