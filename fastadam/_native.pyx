@@ -233,6 +233,7 @@ cdef class Batch:
             set_format(&c_array.format, arrays.rule, slot)
             note_bfloat16(slot.user.dtype)
             c_array.group = slot.group
+            c_array.origin = slot.origin
             c_array.step = counts.steps[i]
             for k, number in enumerate(counts.numbers[i]):
                 c_array.numbers[k] = number

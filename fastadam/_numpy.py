@@ -216,11 +216,12 @@ class Batch:
             yield self._block(place, p, state, average)
 
     def _coded(
-        self, streams: Sequence[Any], k: Scalars, index: Array | None = None
+        self, streams: Sequence[Any], k: Scalars, origin: int, index: Array | None = None
     ) -> Iterator[Block]:
         """The blocks of an array with codes: each is decoded, and encoded after its step.
 
-        `index` is where the elements are in the whole array, if this is a part of one.
+        `index` is where the elements are, if these are not all of the array's; and `origin` where
+        that begins in the whole.
         """
         rule = self.arrays.rule
         for place, (p, average, rest, *state) in pieces(streams, streams[0].size, BLOCK):
@@ -228,7 +229,7 @@ class Batch:
             yield self._block(place, master, numbers, average)
             keep_master(master, p, rest)
             here = np.arange(place.start, place.stop) if index is None else index[place]
-            encode(rule, numbers, state, here, k.hyper.seed, k.step)
+            encode(rule, numbers, state, here + origin, k.hyper.seed, k.step)
 
     def _block(self, place: slice, p: Array, state: Sequence[Any], average: Array | None) -> Block:
         a, b, c = [vector[: p.size] for vector in self._scratch[p.dtype]]
@@ -319,10 +320,12 @@ class Batch:
             for user, plain in slot.copies:
                 np.copyto(plain, user)
             if isinstance(grad, Rows):
-                self._step_rows(self._flat[i], grad.rows, vector, k)
+                self._step_rows(self._flat[i], grad.rows, vector, k, slot.origin)
             else:
                 made = self._blocks[i]
-                step_blocks(k, vector, self._coded(self._flat[i], k) if made is None else made)
+                step_blocks(
+                    k, vector, self._coded(self._flat[i], k, slot.origin) if made is None else made
+                )
             for user, plain in slot.copies:
                 np.copyto(user, plain)
             self.steps[i] = step
@@ -337,7 +340,7 @@ class Batch:
         return k
 
     def _step_rows(
-        self, arrays: list[Array | None], rows: Array, vector: Array, k: Scalars
+        self, arrays: list[Array | None], rows: Array, vector: Array, k: Scalars, origin: int
     ) -> None:
         if not vector.size:
             return
@@ -353,7 +356,7 @@ class Batch:
             blocks = self._cut(parts)
             if has_codes(parts):
                 index = (now[:, None] * width + np.arange(width)).reshape(-1)
-                blocks = self._coded(parts, k, index)
+                blocks = self._coded(parts, k, origin, index)
             step_blocks(k, vector[start * width :], blocks)
             for table, part in zip(tables, parts, strict=True):
                 if table is not None and part is not None:

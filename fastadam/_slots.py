@@ -43,6 +43,7 @@ class Slot(NamedTuple):
     #: What a parameter lacks of a float32: for bfloat16 the remainder, for float16 the master.
     rest: Array | None = None
     state_dtype: str | None = None  # the option with which its state was made
+    origin: int = 0  # where its first number is in the whole, if it is a part of an array
 
 
 def slot(

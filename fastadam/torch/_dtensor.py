@@ -5,10 +5,13 @@ What torch says of them is in `torch.distributed.tensor`, which is imported by t
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
 import torch
+
+from fastadam._codecs import BLOCK
 
 
 def is_dtensor(tensor: Any) -> bool:
@@ -36,6 +39,25 @@ def local_of(name: str, tensor: Any) -> torch.Tensor:
     local = tensor._local_tensor
     # What a collective operation is still computing.
     return local.wait() if hasattr(local, "wait") else local
+
+
+def origin_of(param: Any, state_dtype: str | None) -> int:
+    """Where the first number of the part that is here stands in a whole DTensor.
+
+    That is 0 where its numbers are not neighbours in the whole, and where blocks of 8 bits would
+    begin within a block of the whole.
+    """
+    if not is_dtensor(param) or not param._local_tensor.is_contiguous():
+        return 0
+    mesh = param.device_mesh
+    shards = [axis for axis, p in enumerate(param.placements) if not p.is_replicate()]
+    by_rows = sys.modules["torch.distributed.tensor"].Shard(0)
+    if len(shards) != 1 or param.placements[shards[0]] != by_rows:
+        return 0
+    length = -(-len(param) // mesh.size(shards[0]))  # of all parts but the last
+    first = min(mesh.get_local_rank(shards[0]) * length, len(param))
+    begin = first * math.prod(param.shape[1:]) * (2 if param.is_complex() else 1)
+    return 0 if state_dtype == "int8" and begin % BLOCK else begin
 
 
 def check_spread(name: str, grad: Any, param: Any) -> None:

@@ -25,7 +25,7 @@ from fastadam._state import (
     read_step,
     rest_name,
 )
-from fastadam.torch._dtensor import is_dtensor, spread_like
+from fastadam.torch._dtensor import is_dtensor, origin_of, spread_like
 from fastadam.torch._loading import decoded_entry, params_of, prepare_state, unwrapped
 from fastadam.torch._memory import (
     HALF,
@@ -423,7 +423,10 @@ class Optimizer(torch.optim.Optimizer):
             slots=[
                 slot(
                     self._rule, row[:-1], member.group, _param(member).name, rest=row[-1]
-                )._replace(state_dtype=groups[member.group]["state_dtype"])
+                )._replace(
+                    state_dtype=groups[member.group]["state_dtype"],
+                    origin=origin_of(member.param, groups[member.group]["state_dtype"]),
+                )
                 for row, member in zip(rows, members, strict=True)
             ],
             written=written,
