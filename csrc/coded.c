@@ -10,7 +10,7 @@ enum {
     BLOCK = FA_CODE_BLOCK,
     /* So many elements of 8 bits are in the first cache at a time. Large arrays share their offset
        to a page, so their lines compete for the same places: with 12 blocks a step took 1.5 times
-       as long as with 4 (Zen 4). */
+       as long (Zen 4). */
     DECODED = 8 * BLOCK
 };
 _Static_assert(FA_BLOCK % BLOCK == 0, "no two threads may have parts of a block");
