@@ -58,6 +58,16 @@ FA_INLINE real apply(const int rule, const constants *k, real p, real g, real s[
     return p;
 }
 
+/* The parameter after a step by its gradient as it came; the state is changed. */
+FA_INLINE real stepped(const int rule, const int flags, const constants *k, real p, real grad,
+                       real s[])
+{
+    real g = grad * k->grad_factor;
+    if (flags & FA_COUPLED)
+        g = g + k->weight_decay * p;
+    return apply(rule, k, p, g, s, flags);
+}
+
 FA_INLINE constants spread_all(const fa_constants *from)
 {
 #define X(name) k.name = spread(from->rounded.FA_DTYPE.name);
@@ -123,18 +133,16 @@ FA_INLINE void step(const int rule, const int flags, const int states, const con
                     const pointers *to, int64_t i, const int whole, int64_t n)
 {
     const real p = get(to->param + i, whole, n);
-    real g = get(to->grad + i, whole, n) * k->grad_factor;
-    if (flags & FA_COUPLED)
-        g = g + k->weight_decay * p;
+    const real g = get(to->grad + i, whole, n);
     real s[FA_STATES];
     for (int j = 0; j < FA_STATES; j++)
         if (states & FA_STATE(j))
             s[j] = get(to->state[j] + i, whole, n);
-    const real stepped = apply(rule, k, p, g, s, flags);
+    const real after = stepped(rule, flags, k, p, g, s);
     for (int j = 0; j < FA_STATES; j++)
         if (states & FA_STATE(j))
             put(to->state[j] + i, s[j], whole, n);
-    put(to->param + i, stepped, whole, n);
+    put(to->param + i, after, whole, n);
 }
 
 /* Square roots and divisions fill the window in which a CPU looks ahead for loads. Asking
@@ -235,14 +243,11 @@ FA_INLINE void walk_halves(const int rule, const int flags, const int states,
             if (states & FA_STATE(j))
                 load_moments(halves, j, i, s[j]);
         for (int h = 0; h < TOGETHER; h++) {
-            real x = g[h] * k.grad_factor;
-            if (flags & FA_COUPLED)
-                x = x + k.weight_decay * p[h];
             real each[FA_STATES];
             for (int j = 0; j < FA_STATES; j++)
                 if (states & FA_STATE(j))
                     each[j] = s[j][h];
-            p[h] = apply(rule, &k, p[h], x, each, flags);
+            p[h] = stepped(rule, flags, &k, p[h], g[h], each);
             for (int j = 0; j < FA_STATES; j++)
                 if (states & FA_STATE(j))
                     s[j][h] = each[j];
