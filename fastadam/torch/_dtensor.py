@@ -41,6 +41,12 @@ def local_of(name: str, tensor: Any) -> torch.Tensor:
     return local.wait() if hasattr(local, "wait") else local
 
 
+def local_grad(name: str, grad: Any, param: Any) -> torch.Tensor:
+    """The part of a gradient that is here, checked to be spread as its parameter is."""
+    check_spread(name, grad, param)
+    return local_of(name, grad)
+
+
 def origin_of(param: Any, state_dtype: str | None) -> int:
     """Where the first number of the part that is here stands in a whole DTensor.
 

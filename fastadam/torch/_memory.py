@@ -14,7 +14,7 @@ from fastadam import _rows
 from fastadam._codecs import INT8, REMAINDER
 from fastadam._slots import form, is_plain, stored_as
 from fastadam._types import Array
-from fastadam.torch._dtensor import check_spread, local_of
+from fastadam.torch._dtensor import local_grad, local_of
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, *HALF)
@@ -115,13 +115,13 @@ def read_grad(name: str, param: Any) -> Gradient | None:
     if grad is None:
         return None
     _check_strided(name, local_of(name, param))
-    return gradient_of(f"the gradient of {name}", grad, param)
+    label = f"the gradient of {name}"
+    return gradient_of(label, local_grad(label, grad, param))
 
 
-def gradient_of(name: str, grad: Any, param: Any) -> Gradient:
-    """A parameter's gradient of any kind that there is, or an error."""
-    check_spread(name, grad, param)
-    grad = local_of(name, grad).detach()
+def gradient_of(name: str, grad: Any) -> Gradient:
+    """A gradient of any kind that there is, or an error."""
+    grad = grad.detach()
     if grad.layout == torch.sparse_coo and grad.sparse_dim() == 1:
         check_kind(name, grad)
         rows, values = grad._indices()[0].numpy().copy(), array_of(_real(grad._values()))

@@ -25,7 +25,7 @@ from fastadam._state import (
     read_step,
     rest_name,
 )
-from fastadam.torch._dtensor import is_dtensor, origin_of, spread_like
+from fastadam.torch._dtensor import is_dtensor, local_grad, origin_of, spread_like
 from fastadam.torch._loading import decoded_entry, params_of, prepare_state, unwrapped
 from fastadam.torch._memory import (
     HALF,
@@ -463,6 +463,7 @@ class Optimizer(torch.optim.Optimizer):
                 INCREMENT_VERSIONS,
                 read_group,
                 gradient_of,
+                local_grad,
                 is_aliased,
             )
         except NotImplementedError:

@@ -20,7 +20,8 @@ class Tensors:
         aliases: list[Any],
         increment_versions: Callable[[list[Any]], None],
         read_group: Callable[[Group, Sequence[str]], Group],
-        read_grad: Callable[[str, Any, Any], tuple[Array | RowGrad, Array]],
+        read_grad: Callable[[str, Any], tuple[Array | RowGrad, Array]],
+        local_grad: Callable[[str, Any, Any], Any],
         is_aliased: Callable[[Any], bool],
     ) -> Tensors: ...
     def step(self, groups: list[Group], most_threads: int) -> bool: ...

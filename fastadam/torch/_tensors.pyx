@@ -134,10 +134,11 @@ cdef class Tensors:
         The optimizer's.
     aliases : list of tensors
         For each parameter of the batch, one that shares its version counter.
-    increment_versions, read_group, read_grad, is_aliased : callable
+    increment_versions, read_group, read_grad, local_grad, is_aliased : callable
         ``increment_versions(tensors)`` has autograd refuse graphs that are older,
         ``read_group(group, names)`` gives a param group's options for `_hyper.check_group`,
-        ``read_grad(name, grad, param)`` an ndarray or RowGrad and the ndarray of its numbers;
+        ``read_grad(name, grad)`` an ndarray or RowGrad and the ndarray of its numbers;
+        ``local_grad(name, grad, param)`` the part of a DTensor's gradient that is here;
         ``is_aliased(tensor)`` says whether others own the tensor's memory, or may come to.
 
     Attributes
@@ -155,10 +156,9 @@ cdef class Tensors:
     cdef public bint is_shared
     cdef Batch batch
     cdef ExchangeAPI *api
-    cdef object state, increment_versions, read_group, read_grad, is_aliased
+    cdef object state, increment_versions, read_group, read_grad, local_grad, is_aliased
     cdef tuple params, locals
     cdef list rows, aliases, lazy
-    cdef list stepped  # the parameters in the batch
     cdef list seen_groups, seen_state, seen_entries  # see `has_items`
     cdef Py_ssize_t n  # of the batch, which the garbage collector may take away first
     cdef Py_ssize_t *places  # of the parameters in the batch, or -1
@@ -169,7 +169,7 @@ cdef class Tensors:
 
     def __cinit__(
         self, Batch batch, exchange, list params, list locals, list rows, state, list aliases,
-        increment_versions, read_group, read_grad, is_aliased,
+        increment_versions, read_group, read_grad, local_grad, is_aliased,
     ):
         cdef Py_ssize_t i, n = 0
         cdef int64_t *lengths
@@ -180,9 +180,8 @@ cdef class Tensors:
             raise NotImplementedError("another version of DLPack's exchange API")
         self.params, self.locals = tuple(params), tuple(locals)
         self.state, self.aliases = state, aliases
-        self.stepped = []
         self.increment_versions, self.is_aliased = increment_versions, is_aliased
-        self.read_group, self.read_grad = read_group, read_grad
+        self.read_group, self.read_grad, self.local_grad = read_group, read_grad, local_grad
         self.rows = [row for row in rows if row is not None]
         if len(self.rows) != batch.n:
             raise NotImplementedError("the batch has other parameters")
@@ -200,7 +199,6 @@ cdef class Tensors:
             self.places[i] = -1
             if row is not None:
                 self.places[i] = n
-                self.stepped.append(params[i])
                 self.note(n, row[0], row[1], &lengths)
                 n += 1
         for i, _, _ in batch.copies:
@@ -344,6 +342,8 @@ cdef class Tensors:
                     continue
                 if place < 0:
                     return False
+                if self.locals[i - 1] is not None:
+                    grad = self.local_grad(self.batch.arrays.name(place), grad, param)
                 Py_INCREF(grad)
                 self.grads[place] = <PyObject *>grad
                 self.n_held += 1
@@ -383,7 +383,7 @@ cdef class Tensors:
         for i in range(self.n):
             if self.grads[i] != NULL and not self.noted[i].is_taken and mended[i] is None:
                 name = self.batch.arrays.name(i)
-                grad, array = self.read_grad(name, <object>self.grads[i], self.stepped[i])
+                grad, array = self.read_grad(name, <object>self.grads[i])
                 base = array.base if isinstance(array.base, Tensor) else None
                 mended[i] = self.batch.mended(i, grad), array, base
         return mended
