@@ -25,7 +25,7 @@ from fastadam._state import (
     read_step,
     rest_name,
 )
-from fastadam.torch._dtensor import is_dtensor, local_grad, origin_of, spread_like
+from fastadam.torch._dtensor import is_dtensor, local_grad, local_of, origin_of, spread_like
 from fastadam.torch._loading import decoded_entry, params_of, prepare_state, unwrapped
 from fastadam.torch._memory import (
     HALF,
@@ -456,7 +456,7 @@ class Optimizer(torch.optim.Optimizer):
                 batch,
                 EXCHANGE,
                 params,
-                [param._local_tensor if is_dtensor(param) else None for param in params],
+                [local_of("", param) if is_dtensor(param) else None for param in params],
                 [rows.get(id(param)) for param in params],
                 kept.state,
                 [_param(member).tensor.detach() for member in members],
