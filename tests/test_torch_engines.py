@@ -4,6 +4,8 @@ They were read in DeepSpeed 0.19.8 (runtime/zero/stage_1_and_2.py, stage3.py), M
 (core/optimizer/cpu_offloading/hybrid_optimizer.py) and torchao 0.18.0 (optim/cpu_offload.py).
 """
 
+import gc
+import tracemalloc
 from collections import defaultdict
 
 import pytest
@@ -171,3 +173,50 @@ def test_parameters_that_are_freed_and_made_again():
         optimizer.step()
         assert_equal([param.detach()], reference([value], [[grad]], lr=0.1))
         assert optimizer.state[param]["step"] == 1
+
+
+def test_tensors_on_a_memory_map(tmp_path):
+    """Parameters, gradients and state may lie in files."""
+
+    def mapped(name, value):
+        tensor = torch.from_file(str(tmp_path / name), True, value.numel())
+        tensor.copy_(value)
+        return tensor
+
+    values, grads = [draw(1, 3000)], [[draw(10 + i, 3000)] for i in range(4)]
+    param = mapped("param", values[0])
+    param.grad = mapped("grad", grads[0][0])
+    optimizer = fastadam.torch.AdamW([param], lr=0.1)
+    optimizer.step()
+    entry = optimizer.state[param]
+    for name in ("exp_avg", "exp_avg_sq"):
+        entry[name] = mapped(name, entry[name])
+    for (grad,) in grads[1:]:
+        param.grad.copy_(grad)
+        optimizer.step()
+    expected = reference(values, grads, lr=0.1)
+    assert_equal([param], expected)
+    in_file = torch.frombuffer(bytearray((tmp_path / "param").read_bytes()), dtype=torch.float32)
+    assert_equal([in_file], expected)
+
+
+def test_many_optimizers_of_one_tensor():
+    """After the first steps, more of them take no memory."""
+
+    def held_after(steps):
+        for _ in range(steps):
+            for optimizer in optimizers:
+                optimizer.step()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    params = [torch.nn.Parameter(draw(i, 100)) for i in range(100)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizers = [fastadam.torch.AdamW([param]) for param in params]
+    tracemalloc.start()
+    try:
+        before = held_after(20)
+        assert held_after(40) - before < 5_000  # 50 bytes for each
+    finally:
+        tracemalloc.stop()
