@@ -275,20 +275,6 @@ def test_a_run_that_is_resumed(name, dtype, state_dtype, way):
     assert content(resumed) == content(whole)
 
 
-def test_a_step_count_that_is_there_goes_on():
-    """SGD has one only where rounding needs it, but it must not fall behind the steps."""
-    optimizer = trained("SGD", steps=3, state_dtype="bfloat16")
-    for state_dtype in (None, "int8", "bfloat16"):
-        again = anew(optimizer, state_dtype=state_dtype)
-        again.load_state_dict(optimizer.state_dict())
-        before = float(state_of(again)["step"])
-        go_on(again, 2)
-        assert float(state_of(again)["step"]) == before + 2
-        optimizer = again
-    assert before == 7
-    assert "step" not in state_of(trained("SGD"))
-
-
 @pytest.mark.parametrize("state_dtype", STATE_DTYPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)

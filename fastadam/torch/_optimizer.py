@@ -383,8 +383,7 @@ class Optimizer(torch.optim.Optimizer):
         }
         counts, numbers = [], {number.name: number for number in rule.numbers}
         names = rule.number_names
-        # Rounding depends on the count; and one that another `state_dtype` left must stay right.
-        if rule.saves_step or options["state_dtype"] is not None or "step" in entry:
+        if rule.saves_step or options["state_dtype"] is not None:  # rounding depends on the count
             names = ("step", *names)
         for key in names:
             label = f"{key!r} of {name}"
