@@ -20,7 +20,9 @@ def together(function, world, folder):
     folder = folder / function.__name__
     folder.mkdir()
     command = [sys.executable, "-W", "ignore", __file__, file, function.__name__]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if sys.platform == "linux":  # a machine's own name may lead nowhere
+        env["GLOO_SOCKET_IFNAME"] = "lo"
     children = [
         subprocess.Popen(
             [*command, str(rank), str(world), str(folder)],
