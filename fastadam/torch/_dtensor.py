@@ -43,7 +43,15 @@ def local_of(name: str, tensor: Any) -> torch.Tensor:
 
 def local_grad(name: str, grad: Any, param: Any) -> torch.Tensor:
     """The part of a gradient that is here, checked to be spread as its parameter is."""
-    check_spread(name, grad, param)
+    if is_dtensor(param) or is_dtensor(grad):
+        found, expected = (
+            (tensor.device_mesh, tuple(tensor.placements)) if is_dtensor(tensor) else None
+            for tensor in (grad, param)
+        )
+        if found != expected:
+            raise RuntimeError(
+                f"{name} is {_spread(grad)}, expected {_spread(param)} as the parameter is"
+            )
     return local_of(name, grad)
 
 
@@ -64,20 +72,6 @@ def origin_of(param: Any, state_dtype: str | None) -> int:
     first = min(mesh.get_local_rank(shards[0]) * length, len(param))
     begin = first * math.prod(param.shape[1:]) * (2 if param.is_complex() else 1)
     return 0 if state_dtype == "int8" and begin % BLOCK else begin
-
-
-def check_spread(name: str, grad: Any, param: Any) -> None:
-    """Check that a gradient is spread over processes as its parameter is."""
-    if not is_dtensor(param) and not is_dtensor(grad):
-        return
-    found, expected = (
-        (tensor.device_mesh, tuple(tensor.placements)) if is_dtensor(tensor) else None
-        for tensor in (grad, param)
-    )
-    if found != expected:
-        raise RuntimeError(
-            f"{name} is {_spread(grad)}, expected {_spread(param)} as the parameter is"
-        )
 
 
 def _spread(tensor: Any) -> str:

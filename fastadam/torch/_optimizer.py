@@ -192,7 +192,7 @@ class Optimizer(torch.optim.Optimizer):
         torch.float32
         """
         if not decoded:
-            self._check_spread()
+            self._check_can_be_carried()
         state_dict: dict[str, Any] = super().state_dict()
         if decoded:
             params = params_of(state_dict["param_groups"], self.param_groups)
@@ -204,7 +204,7 @@ class Optimizer(torch.optim.Optimizer):
             }
         return state_dict
 
-    def _check_spread(self) -> None:
+    def _check_can_be_carried(self) -> None:
         """Check that torch can carry all state elsewhere as it carries the parameters."""
         for number, group in enumerate(self.param_groups):
             for place, param in enumerate(group["params"]):
