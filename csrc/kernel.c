@@ -230,7 +230,7 @@ FA_INLINE void walk_halves(const int rule, const int flags, const int states,
                            const fa_halves *all, int64_t n)
 {
     const constants k = spread_all(all->constants);
-    const fa_halves own = *all, *halves = &own;
+    const fa_halves own = *all, *halves = &own; /* or a store could change what it says */
     const half_constants c = spread_half_constants();
     half_dithers dithers[FA_STATES];
     for (int j = 0; j < FA_STATES; j++)
