@@ -217,6 +217,7 @@ def test_many_optimizers_of_one_tensor():
     tracemalloc.start()
     try:
         before = held_after(5)
-        assert held_after(10) - before < 5_000  # 50 bytes for each
+        # One number kept by each step would be 140,000 bytes.
+        assert held_after(50) - before < 20_000
     finally:
         tracemalloc.stop()
