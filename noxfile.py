@@ -1,7 +1,8 @@
 """The project's checks, one session each; CI and the GitHub workflows call these.
 
 ``nox -l`` lists them and ``nox -s csrc`` runs one. Plain ``nox`` runs what is worth running
-before every commit. ``nox -t ci`` runs all that gate a change.
+before every commit. ``nox -t ci`` runs all that gate a change; those tagged ``second_core``
+run beside the others in .ci/run.
 """
 
 import os
@@ -34,10 +35,11 @@ def sh(session, command, **options):
 def apt(session, *packages):
     """Install Debian packages, as root; on another system, have them there before."""
     if shutil.which("apt-get"):
+        lock = Path(tempfile.gettempdir()) / "apt"  # apt-get does not wait for another
         sh(
             session,
-            f"dpkg -s {' '.join(packages)} >/dev/null 2>&1 ||"
-            f" {{ apt-get -qq update && apt-get -qq install -y {' '.join(packages)} >/dev/null; }}",
+            f"dpkg -s {' '.join(packages)} >/dev/null 2>&1 || {{ exec 9> {lock} && flock 9 &&"
+            f" apt-get -qq update && apt-get -qq install -y {' '.join(packages)} >/dev/null; }}",
         )
 
 
@@ -97,7 +99,7 @@ def quick(session):
     session.run("pytest", "-q", *files)
 
 
-@nox.session(venv_backend="none", tags=["ci"])
+@nox.session(venv_backend="none", tags=["ci", "second_core"])
 @nox.parametrize("compiler", ["gcc", "clang"])
 def csrc(session, compiler):
     """csrc/ by hand: warnings are errors, and sanitizers find nothing."""
@@ -171,7 +173,7 @@ def build_and_try_wheel(session, folder):
     in_clean("python", "-P", "-m", "fastadam", "--require-compiled")
 
 
-@nox.session(tags=["ci"])
+@nox.session(tags=["ci", "second_core"])
 def numpy_only(session):
     """Without a compiler the install succeeds, and the same suite passes on NumPy."""
     session.chdir(clean_copy(session))
@@ -191,7 +193,7 @@ SHORT = ["tests/test_digests.py", "tests/test_objects.py", "tests/test_backend.p
 SHORT += ["digests or objects or environment_variables"]
 
 
-@nox.session(tags=["ci"])
+@nox.session(tags=["ci", "second_core"])
 def aarch64(session):
     """An emulated aarch64 runs the cross-built wheel; with pytest's arguments, other tests."""
     apt(session, "qemu-user-static", "gcc-aarch64-linux-gnu")
@@ -254,7 +256,7 @@ def free_threaded(session):
     session.run(here, "-m", "pytest", "-q", "--parallel-threads=4", *files, external=True)
 
 
-@nox.session(tags=["ci"])
+@nox.session(tags=["ci", "second_core"])
 def sanitize(session):
     """A part of the tests with the extensions under ASan and UBSan; posargs: other tests."""
     session.chdir(clean_copy(session))
@@ -265,7 +267,7 @@ def sanitize(session):
     session.run("bash", "tools/sanitized.sh", "pytest", "-q", *chosen, external=True)
 
 
-@nox.session(venv_backend="none", tags=["ci"])
+@nox.session(venv_backend="none", tags=["ci", "second_core"])
 def tsan(session):
     """csrc/ under ThreadSanitizer: with OpenMP, and called by several threads at once."""
     apt(session, "clang", "libomp-dev")
@@ -291,7 +293,7 @@ def valgrind(session):
     )
 
 
-@nox.session(tags=["ci"])
+@nox.session(tags=["ci", "second_core"])
 def fuzz(session):
     """Checkpoint files changed for a minute, and any calls; posargs: how many seconds of each.
 
