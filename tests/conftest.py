@@ -8,6 +8,9 @@ from fastadam import _backend
 
 STRICT = "FASTADAM_TEST_STRICT"  # set where nothing may be skipped, such as in CI
 
+#: Run only where it is named, for the packages that it needs are large.
+collect_ignore = ["test_torch_wrappers.py"]
+
 
 def pytest_configure():
     missing = _backend.describe()["extension_missing"]
