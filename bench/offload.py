@@ -4,13 +4,14 @@
 
 AdamW, as many threads as torch takes; interleaved in one process, medians. The parameters of GPT-2
 small (148 tensors, 124 million numbers) as plain tensors and as DTensors (one process, one shard),
-in float32 and bfloat16; 1,000 optimizers of one tensor of 10,000 numbers, as torchao makes them;
-and one flat tensor, as DeepSpeed's stages do, where DeepSpeed's CPUAdam is measured if it is
-installed.
+in float32 and bfloat16; 1,000 optimizers of one tensor of 10,000 numbers, as torchao makes them,
+and whether their steps take longer after many; and one flat tensor, as DeepSpeed's stages do, where
+DeepSpeed's CPUAdam is measured if it is installed.
 """
 
 import os
 import tempfile
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -64,12 +65,27 @@ def model(dtype, mesh):
     show(f"GPT-2 small, {dtype}", steps, OURS)
 
 
+def step_of_many(name, dtype):
+    optimizers = [MAKERS[name](params_of([(10_000,)], dtype)) for _ in range(1000)]
+    return lambda: [optimizer.step() for optimizer in optimizers]
+
+
 def many(dtype):
-    steps = {}
-    for name in (OURS, FUSED):
-        optimizers = [MAKERS[name](params_of([(10_000,)], dtype)) for _ in range(1000)]
-        steps[name] = lambda optimizers=optimizers: [o.step() for o in optimizers]
+    steps = {name: step_of_many(name, dtype) for name in (OURS, FUSED)}
     show(f"1,000 optimizers of 10,000 numbers, {dtype}", steps, OURS)
+
+
+def long_run(dtype):
+    step = step_of_many(OURS, dtype)
+    ms = []
+    for _ in range(2000):
+        start = perf_counter()
+        step()
+        ms.append(1e3 * (perf_counter() - start))
+    first, last = np.median(ms[:100]), np.median(ms[-100:])
+    print(f"The same, 2,000 steps, {dtype}")
+    print(f"  {'first 100':34} {first:9.2f} ms")
+    print(f"  {'last 100':34} {last:9.2f} ms {last / first:6.2f} of first 100", flush=True)
 
 
 def deepspeed(params, **options):
@@ -100,6 +116,7 @@ def main():
             model(dtype, mesh)
         many(torch.float32)
         many(torch.bfloat16)
+        long_run(torch.float32)
         flat(torch.float32, None)
         flat(torch.bfloat16, "bfloat16")
         dist.destroy_process_group()
