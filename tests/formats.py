@@ -4,6 +4,7 @@ Numbers are taken apart with NumPy's float64, in which all of this is exact.
 """
 
 import numpy as np
+from members import MEMBERS
 from reference import bits
 
 BLOCK = 64  # numbers that share a scale in 8 bits
@@ -193,20 +194,9 @@ def code_bits(array):
 
 # The arrays of state
 
-#: Those that are never negative; and what a signed one is stored beside, if that has a root.
+#: Those that are never negative.
 POSITIVE = {"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg"}
-BESIDE = {"Adam": "exp_avg_sq", "AdamW": "exp_avg_sq", "NAdam": "exp_avg_sq", "RAdam": "exp_avg_sq",
-          "Adamax": "exp_inf"}  # fmt: skip
-#: In the order in which they are numbered.
-STATES = {
-    "Adam": ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
-    "AdamW": ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
-    "NAdam": ("exp_avg", "exp_avg_sq"),
-    "RAdam": ("exp_avg", "exp_avg_sq"),
-    "Adamax": ("exp_avg", "exp_inf"),
-    "RMSprop": ("square_avg", "momentum_buffer", "grad_avg"),
-    "SGD": ("momentum_buffer",),
-}
+STATES = {member.name: member.states for member in MEMBERS}
 
 
 def codes_of(opt, i=0):
@@ -220,8 +210,8 @@ def codes_of(opt, i=0):
 
 
 def unit_of(member, name, codes):
-    beside = BESIDE.get(member) if name == "exp_avg" else None
-    return 0 if beside is None else units(codes[beside], beside != "exp_inf")
+    beside = STATES[member][name]
+    return 0 if beside is None else units(codes[beside], root=beside != "exp_inf")
 
 
 def decoded(member, codes, n):
@@ -245,7 +235,7 @@ def encoded(member, numbers, state_dtype, seed, step):
     for name in sorted(numbers, key=lambda name: name not in POSITIVE):
         x = numbers[name]
         index = np.arange(x.size if state_dtype == "bfloat16" else -(-x.size // BLOCK) * BLOCK)
-        number = STATES[member].index(name)
+        number = list(STATES[member]).index(name)
         random = dither(seed, step, number, index, state_dtype).astype(np.int64)
         if state_dtype == "bfloat16":
             codes[name] = bfloat16_moments(x, random)

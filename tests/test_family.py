@@ -1,38 +1,18 @@
 """Every optimizer of the family: the same bits everywhere, torch's numbers, state, errors."""
 
-import itertools
-
 import numpy as np
 import pytest
+from formats import slot
+from members import MEMBERS, NAMES, OF_TORCH
 from reference import bits
 
 import fastadam
-from fastadam import _backend
+from fastadam import _backend, family
 
-
-def options(**values):
-    """All combinations of the values."""
-    return [
-        dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())
-    ]
-
-
-COMMON = {"weight_decay": (0.0, 0.1), "maximize": (False, True)}
-BETAS = {"betas": ((0.9, 0.999), (0.5, 0.75)), **COMMON}
-DECOUPLED = {"decoupled_weight_decay": (False, True), **BETAS}
-FAMILY = {
-    "Adam": options(amsgrad=(False, True), **BETAS),
-    "AdamW": options(amsgrad=(False, True), **BETAS),
-    "NAdam": options(momentum_decay=(4e-3, 0.1), **DECOUPLED),
-    "RAdam": options(**DECOUPLED),
-    "Adamax": options(**BETAS),
-    "RMSprop": options(alpha=(0.99, 0.5), momentum=(0.0, 0.9), centered=(False, True), **COMMON),
-    "SGD": [
-        *options(momentum=(0.0, 0.9), dampening=(0.0, 0.5), **COMMON),
-        *options(momentum=(0.9,), nesterov=(True,), **COMMON),
-    ],
-}
-CASES = [(name, chosen) for name, all_of_it in FAMILY.items() for chosen in all_of_it]
+CASES = [(member.name, chosen) for member in MEMBERS for chosen in member.combinations]
+CASES_OF_TORCH = [(name, chosen) for name, chosen in CASES if name in OF_TORCH]
+#: For tests of the table, which compute nothing.
+once = pytest.mark.parametrize("backend", _backend.available[:1], indirect=True)
 
 
 def draw(rng, shape, dtype):
@@ -63,6 +43,28 @@ def train(name, chosen, dtype, lengths, steps=4, **more):
     return [*params, *(x for entry in state.values() for x in entry.values())]
 
 
+@once
+def test_the_table_has_every_member():
+    """Or tests that run over the members would leave one out."""
+    assert sorted(NAMES) == sorted(family.__all__)
+    optimizers = [x for x in vars(family).values() if isinstance(x, type)]
+    optimizers = {x for x in optimizers if issubclass(x, fastadam.Optimizer)}
+    assert optimizers - {fastadam.Optimizer} == {getattr(fastadam, name) for name in NAMES}
+    assert set(NAMES) <= set(fastadam.__all__)
+
+
+@once
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
+def test_the_tables_states_are_those_that_its_variants_keep(member):
+    kept = []
+    for chosen in member.variants:
+        states = slot(getattr(fastadam, member.name)(np.ones(1), **chosen)).state
+        kept.append([state is not None for state in states])
+    assert {len(states) for states in kept} == {len(member.states)}
+    assert all(map(any, zip(*kept, strict=True)))
+    assert any(kept[0])  # of what tests take that try only one
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("name", "chosen"), CASES)
 def test_the_bits_are_those_of_numpy(name, chosen, dtype, backend):
@@ -76,9 +78,9 @@ def test_the_bits_are_those_of_numpy(name, chosen, dtype, backend):
             assert bits(x) == bits(y)
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_threads_and_large_arrays_change_no_bit(name):
-    chosen = FAMILY[name][-1]
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
+def test_threads_and_large_arrays_change_no_bit(member):
+    name, chosen = member.name, member.combinations[-1]
     before = fastadam.get_num_threads()
     results = []
     try:
@@ -106,8 +108,13 @@ class TestAgainstTorch:
         yield torch
         torch.set_default_dtype(torch.float32)
 
+    @once
+    def test_the_table_knows_what_torch_has(self, torch):
+        assert [name for name in NAMES if hasattr(torch.optim, name)] == OF_TORCH
+        assert set(OF_TORCH) <= set(fastadam.torch.__all__) <= set(NAMES)
+
     @pytest.mark.parametrize("dtype", TOLERANCE)
-    @pytest.mark.parametrize(("name", "chosen"), CASES)
+    @pytest.mark.parametrize(("name", "chosen"), CASES_OF_TORCH)
     def test_twenty_steps(self, torch, name, chosen, dtype):
         rng = np.random.default_rng(41)
         ours = draw(rng, (7, 5), dtype)
@@ -126,14 +133,14 @@ class TestAgainstTorch:
         state = again.state_dict()["state"][0]
         assert set(state) == set(opt.state_dict()["state"][0])
 
-    @pytest.mark.parametrize("name", FAMILY)
+    @pytest.mark.parametrize("name", OF_TORCH)
     def test_defaults(self, torch, name):
         ours = getattr(fastadam, name)(np.ones(2)).param_groups[0]
         theirs = getattr(torch.optim, name)([torch.ones(2)]).param_groups[0]
         for key in set(ours) - {"params", "epsilon_hat", "state_dtype", "seed"}:
             assert ours[key] == theirs[key], key
 
-    @pytest.mark.parametrize("name", FAMILY)
+    @pytest.mark.parametrize("name", OF_TORCH)
     def test_range_errors_have_torchs_wording(self, torch, name):
         group = getattr(fastadam, name)(np.ones(1)).param_groups[0]
         for key in group:

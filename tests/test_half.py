@@ -3,6 +3,7 @@
 import formats
 import numpy as np
 import pytest
+from members import VARIANTS
 from reference import bits
 
 import fastadam
@@ -14,17 +15,6 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT16 = np.dtype(np.float16)
 FLOAT32 = np.dtype(np.float32)
 HALVES = [BFLOAT16, FLOAT16]
-MEMBERS = [
-    ("Adam", {"amsgrad": True, "weight_decay": 0.01}),
-    ("Adam", {"epsilon_hat": True, "maximize": True}),
-    ("AdamW", {"weight_decay": 0.1}),
-    ("NAdam", {}),
-    ("RAdam", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
-    ("Adamax", {}),
-    ("RMSprop", {"momentum": 0.9, "centered": True}),
-    ("SGD", {"momentum": 0.9, "nesterov": True}),
-    ("SGD", {}),
-]
 EVERY_CODE = np.arange(2**16).astype(np.uint16)
 FLT_MAX = np.finfo(np.float32).max
 
@@ -134,7 +124,7 @@ def draws(n, steps, seed=2):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize(("member", "chosen"), MEMBERS)
+@pytest.mark.parametrize(("member", "chosen"), VARIANTS)
 def test_parameters_are_the_rounded_float32_run(member, chosen, dtype):
     """Bit for bit at each of 1,000 steps, with gradients of each dtype, a schedule, clipping,
     a loss scale and an average."""

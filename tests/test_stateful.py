@@ -6,6 +6,7 @@ each run. A failing series is printed as a program.
 
 import copy
 import importlib.util
+import inspect
 import os
 import pickle
 import tempfile
@@ -23,6 +24,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from members import NAMES
 from model import Model
 from reference import bits
 
@@ -119,16 +121,22 @@ def schedule(finished):
 LRS = st.sampled_from([0.0, 0.125, 1, np.float32(0.5), schedule, schedules.linear(1.0, 0.0, 5)])
 DECAYS = st.sampled_from([0.0, 0.0, 0.25])
 BETAS = st.sampled_from([(0.9, 0.999), (0.0, 0.5), [0.5, 0.0]])
-#: {member: its options}
-MEMBERS = {
-    fastadam.Adam: {"betas": BETAS, "amsgrad": st.booleans(), "epsilon_hat": st.booleans()},
-    fastadam.AdamW: {"betas": BETAS, "amsgrad": st.booleans()},
-    fastadam.NAdam: {"betas": BETAS, "momentum_decay": st.sampled_from([0.0, 0.004])},
-    fastadam.RAdam: {"betas": BETAS, "decoupled_weight_decay": st.booleans()},
-    fastadam.Adamax: {"betas": BETAS, "eps": st.sampled_from([1e-8, 1.0])},
-    fastadam.RMSprop: {"momentum": st.sampled_from([0.0, 0.9]), "centered": st.booleans()},
-    fastadam.SGD: {"momentum": st.sampled_from([0.0, 0.5])},
-}
+#: All options of all members.
+OPTIONS = {
+    "lr": LRS, "weight_decay": DECAYS, "betas": BETAS, "eps": st.sampled_from([1e-8, 1.0]),
+    "momentum_decay": st.sampled_from([0.0, 0.004]), "alpha": st.sampled_from([0.99, 0.5]),
+    "momentum": st.sampled_from([0.0, 0.5]), "dampening": st.sampled_from([0.0, 0.5]),
+    "state_dtype": st.none(), "seed": st.just(0),
+}  # fmt: skip
+for flag in (
+    "maximize",
+    "amsgrad",
+    "epsilon_hat",
+    "decoupled_weight_decay",
+    "centered",
+    "nesterov",
+):
+    OPTIONS[flag] = st.booleans()
 #: What each refuses to step, and so does the whole step.
 BAD_OPTIONS = [
     ("lr", -1.0), ("lr", "0.1"), ("lr", np.nan), ("weight_decay", np.inf), ("maximize", 1),
@@ -168,8 +176,9 @@ class Key(str):
 class Machine(RuleBasedStateMachine):
     """An optimizer and its model."""
 
-    @initialize(data=st.data(), member=st.sampled_from(list(MEMBERS)), seed=SEEDS)
-    def make(self, data, member, seed):
+    @initialize(data=st.data(), name=st.sampled_from(NAMES), seed=SEEDS)
+    def make(self, data, name, seed):
+        member = getattr(fastadam, name)
         self.rng = np.random.default_rng(seed)
         self.folder = tempfile.TemporaryDirectory()
         self.saved, self.files = [], []
@@ -198,8 +207,11 @@ class Machine(RuleBasedStateMachine):
             self.model.add(leaves(nest), own)
 
     def draw_options(self, data, member):
-        more = {"lr": LRS, "weight_decay": DECAYS, "maximize": st.booleans()}
-        return data.draw(st.fixed_dictionaries({**MEMBERS[member], **more}))
+        names = inspect.signature(member).parameters.keys() & member(np.zeros(1)).defaults.keys()
+        options = data.draw(st.fixed_dictionaries({name: OPTIONS[name] for name in sorted(names)}))
+        if options.get("nesterov"):
+            options |= {"momentum": 0.5, "dampening": 0.0}  # which it needs
+        return options
 
     def new_array(self, leaf):
         like = np.zeros(leaf.shape, leaf.dtype)

@@ -9,6 +9,7 @@ import pickle
 
 import numpy as np
 import pytest
+from members import FIRST, OF_TORCH
 
 import fastadam
 from fastadam import _backend
@@ -28,7 +29,7 @@ DTYPES = {
     torch.float16: np.float16,
 }
 REAL = [torch.float32, torch.bfloat16, torch.float16]
-MOMENTUM = {"SGD": {"momentum": 0.9}, "RMSprop": {"momentum": 0.9}}
+MOMENTS = ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]  # of Adam, of which `trained` has all
 BLOCKS = (70, 80)  # the shape of an array that is stored in 8 bits
 
 #: For tests that choose nothing here.
@@ -65,7 +66,7 @@ def trained(name="Adam", dtype=torch.float32, steps=3, shapes=(BLOCKS, (5,)), **
     draw = Draw(dtype)
     params = [torch.nn.Parameter(draw(*shape)) for shape in shapes]
     cls = getattr(fastadam.torch, name)
-    optimizer = cls(params, **{"lr": 0.1, **MOMENTUM.get(name, {}), **options})
+    optimizer = cls(params, **{"lr": 0.1, **FIRST[name], **options})
     go_on(optimizer, steps, seed=2)
     return optimizer
 
@@ -74,7 +75,7 @@ def anew(optimizer, **options):
     """Another one of its class, with copies of its parameters and no state."""
     params = [torch.nn.Parameter(p.detach().clone()) for p in params_of(optimizer)]
     name = type(optimizer).__name__
-    options = {**MOMENTUM.get(name, {}), **options}
+    options = {**FIRST[name], **options}
     return getattr(fastadam.torch, name)(params, **{"lr": 0.1, **options})
 
 
@@ -124,7 +125,7 @@ def test_bits_are_those_of_arrays(name, dtype, state_dtype, backend):
     ]
     arrays = [array_of(t).copy(order="K") for t in tensors]
     params = [torch.nn.Parameter(t) for t in tensors]
-    options = {"lr": 0.1, "state_dtype": state_dtype, "seed": 3, **MOMENTUM.get(name, {})}
+    options = {"lr": 0.1, "state_dtype": state_dtype, "seed": 3, **FIRST[name]}
     optimizer = getattr(fastadam.torch, name)(params, **options)
     reference = getattr(fastadam, name)(arrays, **options)
     for i in range(4):
@@ -196,7 +197,8 @@ def test_gradients_that_cannot_be(dtype, grad_dtype):
 
 
 def test_what_state_is_made_of():
-    optimizer = trained(dtype=torch.bfloat16, state_dtype="int8", shapes=(BLOCKS, (5, 3)))
+    plain = {"amsgrad": False}
+    optimizer = trained(dtype=torch.bfloat16, state_dtype="int8", shapes=(BLOCKS, (5, 3)), **plain)
     n_blocks = -(-BLOCKS[0] * BLOCKS[1] // 64)
     large, small = ({k: v for k, v in state_of(optimizer, i).items()} for i in (0, 1))
     assert {k: (v.dtype, tuple(v.shape)) for k, v in large.items()} == {
@@ -211,7 +213,7 @@ def test_what_state_is_made_of():
         "param_remainder": (torch.int16, (5, 3)),
         "step": (torch.float64, ()),
     }
-    half = trained(dtype=torch.float16, state_dtype="bfloat16", shapes=[(5, 3)])
+    half = trained(dtype=torch.float16, state_dtype="bfloat16", shapes=[(5, 3)], **plain)
     assert {k: (v.dtype, tuple(v.shape)) for k, v in state_of(half).items()} == {
         "exp_avg": (torch.bfloat16, (5, 3)),
         "exp_avg_sq": (torch.bfloat16, (5, 3)),
@@ -279,7 +281,7 @@ def test_a_run_that_is_resumed(name, dtype, state_dtype, way):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_that_goes_from_tensors_to_arrays_and_back(name, dtype, state_dtype):
-    options = {"state_dtype": state_dtype, "lr": 0.1, **MOMENTUM.get(name, {})}
+    options = {"state_dtype": state_dtype, "lr": 0.1, **FIRST[name]}
     whole = trained(name, dtype, state_dtype=state_dtype, seed=5)
     back = anew(whole, state_dtype=state_dtype)
     arrays = [array_of(p) for p in params_of(back)]
@@ -345,11 +347,11 @@ def test_state_in_the_order_of_a_transposed_parameter(state_dtype):
 
 @pytest.mark.parametrize("state_dtype", STATE_DTYPES)
 @pytest.mark.parametrize("dtype", REAL)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_a_state_dict_of_torchs_loads_and_ours_loads_there(name, dtype, state_dtype):
     ours = trained(name, dtype, state_dtype=state_dtype, seed=4)
     params = [torch.nn.Parameter(p.detach().clone()) for p in params_of(ours)]
-    theirs = getattr(torch.optim, name)(params, lr=0.1, **MOMENTUM.get(name, {}))
+    theirs = getattr(torch.optim, name)(params, lr=0.1, **FIRST[name])
     theirs.load_state_dict(ours.state_dict(decoded=True))
     moments = set(ours._rule.kept(ours.param_groups[0]))
     for p in params:
@@ -377,8 +379,8 @@ def test_a_decoded_state_dict_has_float32_numbers():
         assert saved["param_groups"] == optimizer.state_dict()["param_groups"]
         plain.load_state_dict(optimizer.state_dict())
         for i, entry in saved["state"].items():
-            assert entry.keys() == {"step", "exp_avg", "exp_avg_sq"}
-            for key in ("exp_avg", "exp_avg_sq"):
+            assert entry.keys() == {"step", *MOMENTS}
+            for key in MOMENTS:
                 assert torch.equal(entry[key], state_of(plain, i)[key])
                 assert entry[key].dtype == torch.float32
                 if state_dtype == "bfloat16":
@@ -439,7 +441,7 @@ def test_what_a_parameter_lacks_is_left_out_where_it_lacks_nothing():
     params = [torch.nn.Parameter(p.detach().float()) for p in params_of(source)]
     target = fastadam.torch.Adam(params)
     target.load_state_dict(source.state_dict())
-    assert state_of(target).keys() == {"step", "exp_avg", "exp_avg_sq"}
+    assert state_of(target).keys() == {"step", *MOMENTS}
     assert torch.equal(state_of(target)["exp_avg"], state_of(source)["exp_avg"])
     back = anew(source)
     back.load_state_dict(target.state_dict())

@@ -18,6 +18,7 @@ import weakref
 
 import numpy as np
 import pytest
+from members import FIRST, OF_TORCH
 
 import fastadam
 
@@ -87,7 +88,7 @@ def network(dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_torchs_own_configurations(name, dtype):
     x = torch.arange(0.1, 0.7, 0.1, dtype=dtype).reshape(3, 2)
     configs = CONFIGS[name].optim_inputs_func(device="cpu")
@@ -105,7 +106,7 @@ def test_torchs_own_configurations(name, dtype):
         assert difference(*trained) < TOLERANCE[dtype], config
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_torchs_own_errors(name):
     for case in CONFIGS[name].optim_error_inputs_func(device="cpu", dtype=torch.float64):
         if case.error_on is optimizers.OptimizerErrorEnum.CONSTRUCTION_ERROR:
@@ -465,10 +466,9 @@ def test_parameters_take_turns():
     assert difference(*map(params_of, both)) < 1e-12
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_state_dicts_load_both_ways(name):
-    options = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
-    both = pair(name, [torch.randn(3, 4), torch.randn(5)], lr=0.1, **options)
+    both = pair(name, [torch.randn(3, 4), torch.randn(5)], lr=0.1, **FIRST[name])
     for _ in range(2):
         for seed in range(3):
             step_all(both, seed)
@@ -511,7 +511,7 @@ def test_saved_with_weights_only():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_copies(name, copied):
     ours, _ = pair(name, [torch.randn(3, 4), torch.randn(5)], lr=0.1)
     set_grads([ours], 0)
@@ -694,7 +694,7 @@ def test_sparse_gradients_that_cannot_be(grad, options, message):
 
 
 @pytest.mark.parametrize("option", ["capturable", "differentiable"])
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"SGD"}))
+@pytest.mark.parametrize("name", sorted(set(OF_TORCH) - {"SGD"}))
 def test_options_that_cannot_be(name, option):
     with pytest.raises(RuntimeError, match=option):
         getattr(fastadam.torch, name)([torch.ones(2)], **{option: True})
@@ -812,7 +812,7 @@ def test_a_function_as_learning_rate_names_what_to_use(name):
         assert torch.equal(p, torch.ones(2))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_signatures_are_torchs(name):
     ours, theirs = (
         [
@@ -829,7 +829,7 @@ def test_signatures_are_torchs(name):
         getattr(fastadam.torch, name)([torch.ones(2)], wheight_decay=3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_every_option_arrives(name):
     """Each as it was given, by position as far as torch's class takes it so."""
     parameters = list(inspect.signature(getattr(torch.optim, name)).parameters.values())[1:]
@@ -853,10 +853,10 @@ def test_every_option_arrives(name):
         assert {key: group[key] for key in given} == given
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TORCH)
 def test_a_state_dict_of_arrays_once_they_are_tensors(name):
     """What the module's docstring says of the way from fastadam.Adam to torch."""
-    options = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
+    options = FIRST[name]
     array = np.array([1.0, -2.0, 3.0])
     arrays = getattr(fastadam, name)([array], lr=0.1, **options)
     for _ in range(3):

@@ -8,12 +8,11 @@ import pickle
 import numpy as np
 import pytest
 from children import step_a_pickle
+from members import NAMES
 from reference import bits
 
 import fastadam
 from fastadam import RowGrad
-
-MEMBERS = ["Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "SGD"]
 
 
 def make(member="Adam", **options):
@@ -39,7 +38,7 @@ def mean(grads):
 
 
 class TestAverages:
-    @pytest.mark.parametrize("member", MEMBERS)
+    @pytest.mark.parametrize("member", NAMES)
     def test_are_those_of_the_formula(self, member):
         params, opt = make(member, ema_decay=0.9)
         want = {k: x.copy() for k, x in params.items()}
@@ -229,7 +228,7 @@ class TestAccumulation:
 
 
 class TestCopies:
-    @pytest.mark.parametrize("member", MEMBERS)
+    @pytest.mark.parametrize("member", NAMES)
     @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
     def test_go_on_alike_and_share_nothing(self, member, how):
         params, opt = make(member, ema_decay=0.9, max_grad_norm=1.0)

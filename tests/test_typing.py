@@ -9,6 +9,7 @@ import sys
 import typing
 
 import pytest
+from members import NAMES, OF_TORCH
 
 import fastadam
 from fastadam import _backend
@@ -95,13 +96,6 @@ fastadam.Adam([3])  # arg-type
 fastadam.Adam({"w": 0.5})  # dict-item
 fastadam.Adam(zeros(), lr=schedules.cosine_decay)  # arg-type
 fastadam.Adma(zeros())  # attr-defined
-fastadam.Adam(zeros(), wheight_decay=3)  # call-arg
-fastadam.AdamW(zeros(), wheight_decay=3)  # call-arg
-fastadam.NAdam(zeros(), wheight_decay=3)  # call-arg
-fastadam.RAdam(zeros(), wheight_decay=3)  # call-arg
-fastadam.Adamax(zeros(), wheight_decay=3)  # call-arg
-fastadam.RMSprop(zeros(), wheight_decay=3)  # call-arg
-fastadam.SGD(zeros(), wheight_decay=3)  # call-arg
 fastadam.adam_step(listed, some, listed, listed, step=[1], wheight_decay=3)  # call-arg
 opt.step(3.0)  # arg-type
 opt.step({"w": 3})  # dict-item
@@ -110,14 +104,12 @@ opt.accumulate(3)  # arg-type
 tensors: Any = []
 fastadam.torch.Adam(tensors, 0.1, epsilon_hat=True)
 fastadam.torch.SGD(tensors, 0.1, 0.9, nesterov=True).step()
-fastadam.torch.Adam(tensors, wheight_decay=3)  # call-arg
-fastadam.torch.AdamW(tensors, wheight_decay=3)  # call-arg
-fastadam.torch.NAdam(tensors, wheight_decay=3)  # call-arg
-fastadam.torch.RAdam(tensors, wheight_decay=3)  # call-arg
-fastadam.torch.Adamax(tensors, wheight_decay=3)  # call-arg
-fastadam.torch.RMSprop(tensors, wheight_decay=3)  # call-arg
-fastadam.torch.SGD(tensors, wheight_decay=3)  # call-arg
 """
+for name in NAMES:
+    PROGRAM += f"fastadam.{name}(zeros(), weight_decay=0)\n"
+    PROGRAM += f"fastadam.{name}(zeros(), wheight_decay=3)  # call-arg\n"
+for name in OF_TORCH:
+    PROGRAM += f"fastadam.torch.{name}(tensors, wheight_decay=3)  # call-arg\n"
 
 #: To read all of torch takes mypy a quarter of a minute.
 SETTINGS = """
