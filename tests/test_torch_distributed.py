@@ -28,6 +28,12 @@ from torch.distributed.tensor import (  # noqa: E402
     Shard,
     distribute_tensor,
 )
+from torch.distributed.tensor.parallel import (  # noqa: E402
+    ColwiseParallel,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 with warnings.catch_warnings():  # it uses what torch has deprecated
@@ -131,9 +137,10 @@ def spread_steps(folder):
 def parts_of_moments(folder):
     """Whether moments in bfloat16 are rounded as those of whole tensors, where rows are spread."""
     mesh, found = init_device_mesh("cpu", (2,)), []
-    for shape in ((7, 6), (33, 70), (1, 3)):
+    cases = [(shape, torch.bfloat16) for shape in ((7, 6), (33, 70), (1, 3))]
+    for shape, dtype in (*cases, ((5, 3), torch.complex64)):
         torch.manual_seed(1)
-        value = torch.randn(shape).bfloat16()
+        value = torch.randn(shape, dtype=dtype)
         plain = nn.Parameter(value.clone())
         spread = nn.Parameter(distribute_tensor(value, mesh, [Shard(0)]))
         params = (plain, spread)
@@ -144,33 +151,86 @@ def parts_of_moments(folder):
             for optimizer in optimizers:
                 optimizer.step()
         states = [o.state[p] for o, p in zip(optimizers, params, strict=True)]
+        optimizers[1].state_dict()
         found += [torch.equal(whole(states[1][key]), whole(states[0][key])) for key in states[0]]
     return found
 
 
 def odd_gradients(folder):
-    """What is said of gradients that are spread otherwise; nothing is stepped."""
-    mesh = init_device_mesh("cpu", (2,))
-    param = nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)]))
-    optimizer = fastadam.torch.Adam([param])
-    param.grad = distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)])
+    """Gradients that are spread otherwise; what is said of those that cannot be spread so."""
+    mesh, grid = init_device_mesh("cpu", (2,)), init_device_mesh("cpu", (1, 2))
+    value = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    plain = nn.Parameter(value.clone())
+    param = nn.Parameter(distribute_tensor(value, mesh, [Shard(0)]))
+    optimizers = [fastadam.torch.Adam([p]) for p in (plain, param)]
     said = []
-    for step in range(2):  # before the first step, and where tensors are already known
-        for placement in (Shard(1), Replicate(), Partial()):
-            before = whole(param)
-            param.grad = DTensor.from_local(
-                torch.ones(2, 4) if placement == Shard(0) else torch.ones(4, 2), mesh, [placement],
-                shape=(4, 4), stride=(4, 1),
-            )  # fmt: skip
-            try:
+    for step in range(3):  # before the first step, and where tensors are already known
+        for placement in (Shard(0), Shard(1), Replicate(), Partial()):
+            plain.grad = torch.randn(5, 4, generator=torch.Generator().manual_seed(step))
+            if placement == Partial():
+                param.grad = DTensor.from_local(plain.grad / 2, mesh, [placement])
+            else:
+                param.grad = distribute_tensor(plain.grad, mesh, [placement])
+            if step == 1 and dist.get_rank() == 0:  # here the way that looks at all tensors anew
+                optimizers[1]._kept.tensors = None
+            for optimizer in optimizers:
                 optimizer.step()
-            except RuntimeError as error:
-                said.append(str(error))
-            assert torch.equal(before, whole(param))
-        param.grad = distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)])
-        optimizer.step()
-        assert optimizer.state[param]["step"] == step + 1
+            assert torch.equal(whole(param), plain.detach())
+            assert torch.equal(whole(param.grad), plain.grad)
+        before = whole(param)
+        param.grad = distribute_tensor(plain.grad, grid, [Replicate(), Shard(0)])
+        try:
+            optimizers[1].step()
+        except RuntimeError as error:
+            said.append(str(error))
+        assert torch.equal(before, whole(param))
     return said
+
+
+def tensor_parallel(folder):
+    """With sequence parallelism gradients of norms are sums that are still to be made."""
+    mesh, nets = init_device_mesh("cpu", (2,)), []
+    plan = {
+        "0": SequenceParallel(),
+        "1": ColwiseParallel(input_layouts=Shard(1)),
+        "3": RowwiseParallel(output_layouts=Shard(1)),
+    }
+    for cls in (fastadam.torch.AdamW, torch.optim.AdamW):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 8))
+        parallelize_module(net, mesh, plan)
+        optimizer = cls(net.parameters(), lr=1e-2)
+        for i in range(20):
+            batch = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(i))
+            optimizer.zero_grad()
+            net(batch.chunk(2, 1)[dist.get_rank()]).square().sum().backward()
+            optimizer.step()
+        nets.append(net)
+    return distance(*nets)
+
+
+def older_graphs(folder):
+    """Whether autograd refuses graphs that are older than a step, of DTensors and their parts."""
+    mesh, found = init_device_mesh("cpu", (2,)), []
+    params = [nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)])) for _ in range(2)]
+    optimizer = fastadam.torch.AdamW(params)
+    for step in range(4):
+        has_grad = [True, step != 3]
+        for param, has in zip(params, has_grad, strict=True):
+            param.grad = torch.ones_like(param) if has else None
+        if step == 1:
+            optimizer._kept.tensors = None
+        squares = [p.square().sum() for p in params], [p.to_local().square().sum() for p in params]
+        optimizer.step()
+        for made in squares:
+            for square, has in zip(made, has_grad, strict=True):
+                try:
+                    square.backward()
+                    is_refused = False
+                except RuntimeError:
+                    is_refused = True
+                found.append(is_refused == has)
+    return found
 
 
 # FSDP2
@@ -271,7 +331,17 @@ def eight_bits(folder):
     optimizer.step()
     assert optimizer.state[param]["exp_avg"].dtype == torch.uint8
     said = []
-    for ask in (optimizer.state_dict, lambda: get_optimizer_state_dict(layer, optimizer)):
+    small = nn.Parameter(distribute_tensor(torch.randn(3, 2100), mesh, [Shard(0)]))
+    other = fastadam.torch.AdamW([small], state_dtype="int8")
+    small.grad = torch.randn_like(small)
+    other.step()
+    in_8_bits = other.state[small]["exp_avg"].dtype == torch.uint8
+    assert in_8_bits == (dist.get_rank() == 0)  # and yet none of them may go on alone
+    for ask in (
+        other.state_dict,
+        optimizer.state_dict,
+        lambda: get_optimizer_state_dict(layer, optimizer),
+    ):
         try:
             ask()
         except ValueError as error:
@@ -331,6 +401,8 @@ def two_processes(folder):
             spread_steps,
             parts_of_moments,
             odd_gradients,
+            tensor_parallel,
+            older_graphs,
             fsdp,
             shards_after,
             eight_bits,
@@ -374,16 +446,26 @@ def test_steps_of_dtensors_are_those_of_whole_tensors(found):
 
 def test_moments_of_parts_are_parts_of_those_of_the_whole(found):
     for each in found:
-        assert len(each["parts_of_moments"]) == 12
+        assert len(each["parts_of_moments"]) == 15
         assert all(each["parts_of_moments"])
 
 
 def test_gradients_that_are_spread_otherwise(found):
     for each in found:
-        assert len(each["odd_gradients"]) == 6
+        assert len(each["odd_gradients"]) == 3
         for message in each["odd_gradients"]:
-            assert "the gradient of param_groups[0]['params'][0] is a DTensor with" in message
-            assert "expected a DTensor with the placements (Shard(dim=0),)" in message
+            assert "the gradient of param_groups[0]['params'][0] is a DTensor on" in message
+            assert "expected a DTensor on" in message
+
+
+def test_tensor_parallel(found):
+    assert all(each["tensor_parallel"] < CLOSE[torch.float32] for each in found)
+
+
+def test_older_graphs(found):
+    for each in found:
+        assert len(each["older_graphs"]) == 16
+        assert all(each["older_graphs"])
 
 
 def test_fsdp(found):
@@ -403,9 +485,9 @@ def test_shards_after_the_optimizer_was_made(found):
 
 def test_eight_bits_are_not_in_state_dicts_of_dtensors(found):
     for each in found:
-        assert len(each["eight_bits"]) == 2
+        assert len(each["eight_bits"]) == 3
         for message in each["eight_bits"]:
-            assert "'exp_avg' of param_groups[0]['params'][0] is in 8 bits" in message
+            assert "the state of param_groups[0]['params'][0] is in 8 bits" in message
             assert "state_dict(decoded=True)" in message
 
 

@@ -42,16 +42,19 @@ def local_of(name: str, tensor: Any) -> torch.Tensor:
 
 
 def local_grad(name: str, grad: Any, param: Any) -> torch.Tensor:
-    """The part of a gradient that is here, checked to be spread as its parameter is."""
-    if is_dtensor(param) or is_dtensor(grad):
-        found, expected = (
-            (tensor.device_mesh, tuple(tensor.placements)) if is_dtensor(tensor) else None
-            for tensor in (grad, param)
+    """The part of a gradient that is here, spread as its parameter is.
+
+    A gradient that is spread otherwise, such as the sums that tensor parallelism leaves to be
+    made, becomes ``param.grad`` as it should be: whoever reads it again, as a step may on one
+    process and not on another, then waits for nobody.
+    """
+    if is_dtensor(param) and is_dtensor(grad) and grad.device_mesh == param.device_mesh:
+        if tuple(grad.placements) != tuple(param.placements):
+            grad = param.grad = grad.redistribute(placements=param.placements)
+    elif is_dtensor(param) or is_dtensor(grad):
+        raise RuntimeError(
+            f"{name} is {_spread(grad)}, expected {_spread(param)} as the parameter is"
         )
-        if found != expected:
-            raise RuntimeError(
-                f"{name} is {_spread(grad)}, expected {_spread(param)} as the parameter is"
-            )
     return local_of(name, grad)
 
 
@@ -77,22 +80,37 @@ def origin_of(param: Any, state_dtype: str | None) -> int:
 def _spread(tensor: Any) -> str:
     if not is_dtensor(tensor):
         return "a plain tensor"
-    return f"a DTensor with the placements {tuple(tensor.placements)} on {tensor.device_mesh}"
+    return f"a DTensor on {tensor.device_mesh}"
 
 
 def spread_like(local: torch.Tensor, param: Any) -> torch.Tensor:
     """The DTensor that has that part here, spread as a parameter is; of a plain one, the part.
 
+    The part may have a last axis besides the parameter's, which no process shares with others.
     It is left as it is where it has another form, as moments in 8 bits do.
     """
-    if not is_dtensor(param) or local.shape != param._local_tensor.shape:
+    if not is_dtensor(param):
         return local
+    last = local.shape[param.ndim :]
+    if len(last) > 1 or local.shape != (*param._local_tensor.shape, *last):
+        return local
+    n = math.prod(last)
     dtensor: torch.Tensor = type(param).from_local(
         local,
         param.device_mesh,
         param.placements,
         run_check=False,
-        shape=param.shape,
-        stride=param.stride(),
+        shape=(*param.shape, *last),
+        stride=(*(n * stride for stride in param.stride()), *(1 for _ in last)),
     )
     return dtensor
+
+
+def largest_part(param: Any) -> int:
+    """How many numbers of a DTensor the process has that has the most of them."""
+    shape = list(param.shape)
+    for axis, placement in enumerate(param.placements):
+        if not placement.is_replicate():
+            shape[placement.dim] = -(-shape[placement.dim] // param.device_mesh.size(axis))
+    numbers: int = math.prod(shape) * (2 if param.is_complex() else 1)
+    return numbers

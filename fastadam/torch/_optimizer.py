@@ -19,13 +19,20 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from fastadam import _backend, _hyper, _rules
 from fastadam._arrays import Arrays, Counts, Written
 from fastadam._checks import check_separate, check_writable
-from fastadam._slots import rest_of, slot, state_like
+from fastadam._slots import LEAST_IN_INT8, rest_of, slot, state_like
 from fastadam._state import (
     read_number,
     read_step,
     rest_name,
 )
-from fastadam.torch._dtensor import is_dtensor, local_grad, local_of, origin_of, spread_like
+from fastadam.torch._dtensor import (
+    is_dtensor,
+    largest_part,
+    local_grad,
+    local_of,
+    origin_of,
+    spread_like,
+)
 from fastadam.torch._loading import decoded_entry, params_of, prepare_state, unwrapped
 from fastadam.torch._memory import (
     HALF,
@@ -208,14 +215,17 @@ class Optimizer(torch.optim.Optimizer):
         """Check that torch can carry all state elsewhere as it carries the parameters."""
         for number, group in enumerate(self.param_groups):
             for place, param in enumerate(group["params"]):
-                entry = self._kept.state.get(param, {}) if is_dtensor(param) else {}
-                for key in self._rule.states:
-                    moment = entry.get(key)
-                    if moment is not None and not is_dtensor(moment):
-                        raise ValueError(
-                            f"{key!r} of {name_of(number, place)} is in 8 bits, of which no "
-                            "DTensor can be made; state_dict(decoded=True) has it as float32"
-                        )
+                # On all processes or on none, though a small part has no state in 8 bits.
+                if (
+                    group["state_dtype"] == "int8"
+                    and is_dtensor(param)
+                    and largest_part(param) >= LEAST_IN_INT8
+                    and not self._kept.state.get(param, {}).keys().isdisjoint(self._rule.states)
+                ):
+                    raise ValueError(
+                        f"the state of {name_of(number, place)} is in 8 bits, of which no DTensor "
+                        "can be made; state_dict(decoded=True) has it as float32"
+                    )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over state, step counts and options, as torch's does.
@@ -459,6 +469,7 @@ class Optimizer(torch.optim.Optimizer):
                 [rows.get(id(param)) for param in params],
                 kept.state,
                 [_param(member).tensor.detach() for member in members],
+                [(i, m.param) for i, m in enumerate(members) if is_dtensor(m.param)],
                 INCREMENT_VERSIONS,
                 read_group,
                 gradient_of,
@@ -482,7 +493,9 @@ def _step_arrays(
     counts = [[memory.array for memory in member.counts] for member in members]
     steps: list[Any] = [own[0] if len(own) > n_numbers else np.empty(()) for own in counts]
     numbers: list[Any] = [array for own in counts for array in own[len(own) - n_numbers :]]
-    stepped = [_param(member).tensor for member in members if member.grad is not None]
+    with_grad = [member for member in members if member.grad is not None]
+    stepped = [_param(member).tensor for member in with_grad]
+    stepped += [member.param for member in with_grad if is_dtensor(member.param)]
     # What is left to do after a step is done in one call of C, when these are read: no signal
     # handler can come between parameters that moved and counts that did not.
     rest = chain(

@@ -18,6 +18,7 @@ class Tensors:
         rows: list[tuple[list[Any], list[Any]] | None],
         state: dict[Any, Any],
         aliases: list[Any],
+        wholes: list[tuple[int, Any]],
         increment_versions: Callable[[list[Any]], None],
         read_group: Callable[[Group, Sequence[str]], Group],
         read_grad: Callable[[str, Any], tuple[Array | RowGrad, Array]],

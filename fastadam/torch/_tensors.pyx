@@ -133,7 +133,10 @@ cdef class Tensors:
     state : dict
         The optimizer's.
     aliases : list of tensors
-        For each parameter of the batch, one that shares its version counter.
+        For each parameter of the batch, one that shares its version counter: of a DTensor, that
+        of the part that is here.
+    wholes : list of (int, tensor)
+        The DTensors, whose version counters are others, and their places in the batch.
     increment_versions, read_group, read_grad, local_grad, is_aliased : callable
         ``increment_versions(tensors)`` has autograd refuse graphs that are older,
         ``read_group(group, names)`` gives a param group's options for `_hyper.check_group`,
@@ -158,7 +161,8 @@ cdef class Tensors:
     cdef ExchangeAPI *api
     cdef object state, increment_versions, read_group, read_grad, local_grad, is_aliased
     cdef tuple params, locals
-    cdef list rows, aliases, lazy
+    cdef list rows, lazy
+    cdef list counters, counted  # tensors with version counters, and their places in the batch
     cdef list seen_groups, seen_state, seen_entries  # see `has_items`
     cdef Py_ssize_t n  # of the batch, which the garbage collector may take away first
     cdef Py_ssize_t *places  # of the parameters in the batch, or -1
@@ -169,7 +173,7 @@ cdef class Tensors:
 
     def __cinit__(
         self, Batch batch, exchange, list params, list locals, list rows, state, list aliases,
-        increment_versions, read_group, read_grad, local_grad, is_aliased,
+        list wholes, increment_versions, read_group, read_grad, local_grad, is_aliased,
     ):
         cdef Py_ssize_t i, n = 0
         cdef int64_t *lengths
@@ -179,7 +183,9 @@ cdef class Tensors:
         if self.api.major != DL_VERSION or self.api.look_at == NULL:
             raise NotImplementedError("another version of DLPack's exchange API")
         self.params, self.locals = tuple(params), tuple(locals)
-        self.state, self.aliases = state, aliases
+        self.state = state
+        self.counters = [*aliases, *[param for _, param in wholes]]
+        self.counted = [*range(batch.n), *[i for i, _ in wholes]]
         self.increment_versions, self.is_aliased = increment_versions, is_aliased
         self.read_group, self.read_grad, self.local_grad = read_group, read_grad, local_grad
         self.rows = [row for row in rows if row is not None]
@@ -289,11 +295,13 @@ cdef class Tensors:
             self.batch.run(most_threads)
             self.write_counts()
             if self.n_held == self.n:
-                self.increment_versions(self.aliases)
+                self.increment_versions(self.counters)
             elif self.n_held:
-                self.increment_versions(
-                    [self.aliases[i] for i in range(self.n) if self.grads[i] != NULL]
-                )
+                self.increment_versions([
+                    self.counters[k]
+                    for k, i in enumerate(self.counted)
+                    if self.grads[<Py_ssize_t>i] != NULL
+                ])
         except BaseException:
             self.is_shared = True
             raise
