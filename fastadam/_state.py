@@ -13,7 +13,7 @@ import numpy as np
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
 from fastadam._checks import check_is_array, is_stepped_in_float32, kind, name_of
-from fastadam._codecs import BFLOAT16, FLOAT16, INT8, codes_of, computed_in, numbers_of
+from fastadam._codecs import BFLOAT16, FLOAT16, INT8, REMAINDER, codes_of, computed_in, numbers_of
 from fastadam._hyper import Group
 from fastadam._quiet import quietly
 from fastadam._rules import Number, Rule
@@ -262,7 +262,7 @@ def _read_slot(
     if rest is not None:
         saved = entry.get(rest_name(param))
         if saved is not None:
-            saved = check_form(f"{label}[{rest_name(param)!r}]", saved, param, rest.dtype)
+            saved = _check_rest(f"{label}[{rest_name(param)!r}]", saved, param, rest.dtype)
         rest = rest_of(slot, saved)
     return slot._replace(state=tuple(state), average=average, rest=rest)
 
@@ -271,6 +271,15 @@ def check_form(label: str, value: Any, param: Array, dtype: np.dtype[Any] | None
     """Check what goes with a plain parameter: its shape, and that it has a dtype, or its own."""
     dtype = param.dtype if dtype is None else dtype
     return _check_kept(label, check_is_array(label, value, dtype, param.shape), param, (dtype,))
+
+
+def _check_rest(label: str, value: Any, param: Array, dtype: np.dtype[Any]) -> Array:
+    """Check what a half-precision parameter lacks; fastadam.torch has int16 as two bytes each."""
+    found = check_is_array(label, value, dtype, param.shape)
+    is_bytes = dtype == REMAINDER and found.dtype == np.uint8
+    if is_bytes and found.shape == (*param.shape, dtype.itemsize):
+        found = np.ascontiguousarray(found).view(dtype)[..., 0]
+    return check_form(label, found, param, dtype)
 
 
 def check_stored(label: str, value: Any, param: Array) -> Array:

@@ -17,6 +17,8 @@ from torch.distributed.checkpoint.state_dict import (  # noqa: E402
     StateDictOptions,
     get_optimizer_state_dict,
     get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
     set_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
@@ -77,8 +79,6 @@ def train(net, optimizer, first, last):
 
 
 def whole(tensor):
-    if tensor.dtype == torch.int16:  # which gloo does not send
-        tensor = tensor.int()
     tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return tensor.detach().clone()
 
@@ -320,6 +320,26 @@ def load_checkpoints(folder, saved_by, is_sharded=True):
     return found
 
 
+def full_states(folder):
+    """How far off training is that goes on from full state dicts, which all parts are sent for."""
+    found = {}
+    for kind in KINDS:
+        net, optimizer = made(kind)
+        train(net, optimizer, 0, 10)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        # Step counts are the optimizer's own tensors.
+        states = copy.deepcopy(get_state_dict(net, optimizer, options=options))
+        train(net, optimizer, 10, 20)
+        other, its = made(kind)
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        assert bool(states[1]) == (dist.get_rank() == 0)
+        set_model_state_dict(other, states[0], options=options)
+        set_optimizer_state_dict(other, its, states[1], options=options)
+        train(other, its, 10, 20)
+        found[kind] = distance(net, other)
+    return found
+
+
 def eight_bits(folder):
     """State in 8 bits is for steps; a state dict has it decoded."""
     mesh = init_device_mesh("cpu", (2,))
@@ -405,6 +425,7 @@ def two_processes(folder):
             older_graphs,
             fsdp,
             shards_after,
+            full_states,
             eight_bits,
             data_parallel,
             zero,
@@ -481,6 +502,11 @@ def test_fsdp(found):
 
 def test_shards_after_the_optimizer_was_made(found):
     assert all(each["shards_after"] < CLOSE[torch.float32] for each in found)
+
+
+def test_full_state_dicts(found):
+    for each in found:
+        assert each["full_states"] == dict.fromkeys(KINDS, 0.0)
 
 
 def test_eight_bits_are_not_in_state_dicts_of_dtensors(found):

@@ -14,7 +14,7 @@ from fastadam._slots import decoded_state, state_like
 from fastadam._state import RESTS, check_stored, converted, read_step, rest_name
 from fastadam._types import Array
 from fastadam.torch._dtensor import local_of, spread_like
-from fastadam.torch._memory import HALF, array_of, stored_like, tensor_of, torch_dtype
+from fastadam.torch._memory import HALF, array_of, as_bytes, stored_like, tensor_of, torch_dtype
 from fastadam.torch._options import check_storage
 
 
@@ -89,7 +89,10 @@ def _prepared(
             }
         kept.update(moments)
         if param.dtype in HALF:
-            kept.update(_tensors_of(entry, (rest_name(like),)))
+            rests = _tensors_of(entry, (rest_name(like),))
+            kept.update(
+                {key: as_bytes(f"{label}[{key!r}]", rest, param) for key, rest in rests.items()}
+            )
     new.update({name: _Prepared(tensor.to(param.device)) for name, tensor in kept.items()})
     return new
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 
 from fastadam import _rows
 from fastadam._codecs import INT8, REMAINDER
-from fastadam._slots import form, is_plain, stored_as
+from fastadam._slots import is_plain, stored_as
 from fastadam._types import Array
-from fastadam.torch._dtensor import local_grad, local_of
+from fastadam.torch._dtensor import local_grad, local_of, spread_like
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, *HALF)
-#: Those of state: besides these, 8-bit moments, and what a bfloat16 parameter lacks.
-STORED = (*DTYPES, torch.uint8, torch.int16)
+#: Those of state: besides these, 8-bit moments and the bytes that a bfloat16 parameter lacks.
+STORED = (*DTYPES, torch.uint8)
 STORAGE_OWNERS = getattr(torch._C, "_storage_Use_Count", None)
 
 
@@ -79,11 +79,24 @@ def tensor_of(array: Any) -> torch.Tensor:
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
-#: The dtypes of what parameters in half precision lack of a float32.
-REMAINDERS: dict[torch.dtype, np.dtype[Any]] = {
-    torch.bfloat16: REMAINDER,
-    torch.float16: np.dtype(np.float32),
-}
+def rest_form(param: torch.Tensor, shape: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
+    """Dtype and shape of what a parameter in half precision lacks of a float32."""
+    if param.dtype == torch.bfloat16:
+        return torch.uint8, (*shape, REMAINDER.itemsize)
+    return torch.float32, shape
+
+
+def as_bytes(name: str, rest: Any, param: Any) -> torch.Tensor:
+    """What a parameter lacks, in bytes if it is int16, which gloo and NCCL do not send."""
+    if rest.dtype != torch.int16:
+        return cast(torch.Tensor, rest)
+    return spread_like(local_of(name, rest).unsqueeze(-1).view(torch.uint8), param)
+
+
+def rest_array(memory: Memory) -> Array:
+    """The memory of what a parameter lacks, as the core has it."""
+    array = memory.array
+    return array.view(REMAINDER)[..., 0] if array.dtype == np.uint8 else array
 
 
 def stored_like(param: Array, state_dtype: str | None) -> tuple[Array, np.dtype[Any]]:
@@ -94,12 +107,10 @@ def stored_like(param: Array, state_dtype: str | None) -> tuple[Array, np.dtype[
     return (param if is_plain(param) else np.empty_like(param)), dtype
 
 
-def check_form(memory: Memory, like: Array, dtype: np.dtype[Any], reason: str) -> None:
-    """Check that state is stored as the core expects it, for that reason."""
-    expected = torch_dtype(dtype)
-    if memory.tensor.dtype != expected:
-        raise TypeError(f"{memory.name} is {memory.tensor.dtype}, expected {expected} {reason}")
-    shape, _ = form(like, dtype)
+def check_form(memory: Memory, dtype: torch.dtype, shape: tuple[int, ...], reason: str) -> None:
+    """Check that state is stored as a step expects it, for that reason."""
+    if memory.tensor.dtype != dtype:
+        raise TypeError(f"{memory.name} is {memory.tensor.dtype}, expected {dtype} {reason}")
     if memory.array.shape != shape:
         raise ValueError(f"{memory.name} has the shape {memory.array.shape}, expected {shape}")
 

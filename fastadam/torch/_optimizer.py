@@ -19,7 +19,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from fastadam import _backend, _hyper, _rules
 from fastadam._arrays import Arrays, Counts, Written
 from fastadam._checks import check_separate, check_writable
-from fastadam._slots import LEAST_IN_INT8, rest_of, slot, state_like
+from fastadam._slots import LEAST_IN_INT8, form, rest_of, slot, state_like
 from fastadam._state import (
     read_number,
     read_step,
@@ -36,10 +36,10 @@ from fastadam.torch._dtensor import (
 from fastadam.torch._loading import decoded_entry, params_of, prepare_state, unwrapped
 from fastadam.torch._memory import (
     HALF,
-    REMAINDERS,
     STORED,
     Gradient,
     Memory,
+    as_bytes,
     check_form,
     check_kind,
     gradient_of,
@@ -47,8 +47,11 @@ from fastadam.torch._memory import (
     is_count,
     memory_of,
     read_grad,
+    rest_array,
+    rest_form,
     stored_like,
     tensor_of,
+    torch_dtype,
 )
 from fastadam.torch._options import (
     STORAGE,
@@ -182,8 +185,10 @@ class Optimizer(torch.optim.Optimizer):
             has the tensors of torch's class under torch's names. Moments are float32, or
             with ``state_dtype="bfloat16"`` bfloat16 (for complex parameters with a last axis
             of 2), or with ``"int8"`` uint8 of shape (blocks, 65) if the parameter has at
-            least 4,096 numbers. A bfloat16 parameter has a ``"param_remainder"`` (int16), a
-            float16 one a ``"master_param"`` (float32), of its shape. Counts are float64 tensors.
+            least 4,096 numbers. A bfloat16 parameter has a ``"param_remainder"``: for each number
+            an int16, as two bytes (uint8, with a last axis of 2), which can be sent to other
+            processes; ``x.view(torch.int16).squeeze(-1)`` has the numbers. A float16 one has a
+            ``"master_param"`` (float32) of its shape. Counts are float64 tensors.
 
         Examples
         --------
@@ -376,17 +381,20 @@ class Optimizer(torch.optim.Optimizer):
                 tensor = added[key] = spread_like(made, param)
             memory = memory_of(f"{key!r} of {name}", tensor, STORED)
             reason = f"as {name} is {param.dtype} and state_dtype={options['state_dtype']!r}"
-            check_form(memory, like, dtype, reason)
+            check_form(memory, torch_dtype(dtype), form(like, dtype)[0], reason)
             tensors.append(memory)
         tensors.append(None)
         if param.dtype in HALF:
             key = rest_name(like)
-            tensor = entry.get(key)
-            if tensor is None:
+            label, kept = f"{key!r} of {name}", entry.get(key)
+            if kept is None:
                 bare = slot(rule, [like], group)._replace(user=first.array)
-                tensor = added[key] = spread_like(tensor_of(rest_of(bare)), param)
-            tensors[-1] = memory = memory_of(f"{key!r} of {name}", tensor, STORED)
-            check_form(memory, like, REMAINDERS[param.dtype], f"as {name} is {param.dtype}")
+                kept = spread_like(tensor_of(rest_of(bare)), param)
+            tensor = as_bytes(label, kept, param)
+            if tensor is not entry.get(key):
+                added[key] = tensor
+            tensors[-1] = memory = memory_of(label, tensor, STORED)
+            check_form(memory, *rest_form(param, like.shape), f"as {name} is {param.dtype}")
         # torch's SGD keeps no step count: it only knows whether there is a buffer.
         values: dict[str, Any] = {
             "step": int(any(entry.get(key) is not None for key in rule.states))
@@ -422,21 +430,20 @@ class Optimizer(torch.optim.Optimizer):
         written = params + others
         check_separate([(label, array) for label, array, _ in written])
         rows = [
-            [None if memory is None else memory.array for memory in member.tensors]
+            [None if memory is None else memory.array for memory in member.tensors[:-1]]
             for member in members
         ]
+        rests = [None if m.tensors[-1] is None else rest_array(m.tensors[-1]) for m in members]
         arrays = Arrays(
             rule=self._rule,
             spec=list(range(len(members))),
             names=("", "the gradient of "),
             slots=[
-                slot(
-                    self._rule, row[:-1], member.group, _param(member).name, rest=row[-1]
-                )._replace(
+                slot(self._rule, row, member.group, _param(member).name, rest=rest)._replace(
                     state_dtype=groups[member.group]["state_dtype"],
                     origin=origin_of(member.param, groups[member.group]["state_dtype"]),
                 )
-                for row, member in zip(rows, members, strict=True)
+                for row, rest, member in zip(rows, rests, members, strict=True)
             ],
             written=written,
             n_groups=len(groups),
