@@ -23,22 +23,26 @@ def together(function, world, folder):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     if sys.platform == "linux":  # a machine's own name may lead nowhere
         env["GLOO_SOCKET_IFNAME"] = "lo"
-    children = [
-        subprocess.Popen(
-            [*command, str(rank), str(world), str(folder)],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
+    logs = [folder / f"said by {rank}" for rank in range(world)]
+    children = []
     try:
-        said = [child.communicate(timeout=120)[0] for child in children]
+        for rank, log in enumerate(logs):
+            with log.open("wb") as out:
+                child = subprocess.Popen(
+                    [*command, str(rank), str(world), str(folder)],
+                    env=env,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                )
+            children.append(child)
+        for child in children:
+            child.wait(timeout=120)
     finally:
         for child in children:
             child.kill()
-    assert not any(child.returncode for child in children), "\n".join(said)
+            child.wait()
+        print(*(log.read_text() for log in logs if log.exists()))  # why one failed, or waited
+    assert not any(child.returncode for child in children)
     return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(world)]
 
 
@@ -53,6 +57,9 @@ def main(file, name, rank, world, folder):
     result = getattr(module, name)(Path(folder).parent)
     (Path(folder) / rank).write_bytes(pickle.dumps(result))
     dist.destroy_process_group()
+    # At the interpreter's end, threads of a group that something still holds end the process with
+    # an error (github.com/pytorch/pytorch/issues/190489).
+    os._exit(0)
 
 
 if __name__ == "__main__":
