@@ -260,8 +260,12 @@ def encoded_state(
     dtype: np.dtype[Any],
     seed: int,
     step: int,
+    origin: int = 0,
 ) -> list[Array | None]:
-    """Moments as codes of that dtype, rounded as those of a step of that number are."""
+    """Moments as codes of that dtype, rounded as those of a step of that number are.
+
+    Their first number has the place `origin` in the whole, if they are a part.
+    """
     n = real_numbers(param)
     made = [
         (None, None)
@@ -273,7 +277,7 @@ def encoded_state(
     streams = [None if array is None else flat(array) for array in stored]
     for place, parts in _codecs.pieces(streams, n, PART):
         found = [None if vector is None else vector[place] for _, vector in made]
-        _codecs.encode(rule, found, parts, np.arange(place.start, place.stop), seed, step)
+        _codecs.encode(rule, found, parts, np.arange(place.start, place.stop) + origin, seed, step)
     return stored
 
 

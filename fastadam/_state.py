@@ -322,12 +322,13 @@ def converted(
     dtype: np.dtype[Any],
     seed: int,
     step: int,
+    origin: int = 0,
 ) -> dict[str, Array]:
     """Moments stored in other ways, decoded and, for codes, rounded once."""
     stored = [state.get(name) for name in rule.states]
     numbers = quietly(decoded_state, rule, stored, param)
     if dtype in (BFLOAT16, INT8):
-        numbers = quietly(encoded_state, rule, numbers, param, dtype, seed, step)
+        numbers = quietly(encoded_state, rule, numbers, param, dtype, seed, step, origin)
     named = zip(rule.states, numbers, strict=True)
     return {name: array for name, array in named if array is not None}
 

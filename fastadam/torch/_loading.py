@@ -13,7 +13,7 @@ from fastadam._quiet import quietly
 from fastadam._slots import decoded_state, state_like
 from fastadam._state import RESTS, check_stored, converted, read_step, rest_name
 from fastadam._types import Array
-from fastadam.torch._dtensor import local_of, spread_like
+from fastadam.torch._dtensor import local_of, origin_of, spread_like
 from fastadam.torch._memory import HALF, array_of, as_bytes, stored_like, tensor_of, torch_dtype
 from fastadam.torch._options import check_storage
 
@@ -80,7 +80,8 @@ def _prepared(
         if any(tensor.dtype != torch_dtype(dtype) for tensor in moments.values()):
             found = _moments(rule, label, entry, like)
             step = read_step(f"{label}['step']", entry.get("step", 1))
-            found = converted(rule, found, like, dtype, group["seed"], step)
+            origin = origin_of(param, group["state_dtype"])
+            found = converted(rule, found, like, dtype, group["seed"], step, origin)
             moments = {
                 name: spread_like(
                     tensor_of(state_like(like, rule.states.index(name), numbers)), param
