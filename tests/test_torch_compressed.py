@@ -547,6 +547,27 @@ def test_state_that_does_not_fit_is_refused_by_name(dtype, state_dtype, found, e
     assert torch.equal(p.detach(), torch.ones(5, dtype=dtype))
 
 
+@pytest.mark.parametrize(
+    ("found", "error", "message"),
+    [
+        (torch.zeros(5, 3), TypeError, "is torch.float32, expected torch.uint8"),
+        (torch.zeros(5, 3, dtype=torch.uint8), ValueError, r"\(5, 3\), expected \(5, 3, 2\)"),
+        (torch.zeros(3, 5, dtype=torch.int16), ValueError, r"\(3, 5, 2\), expected \(5, 3, 2\)"),
+        (torch.zeros(2, 5, 3, dtype=torch.uint8).permute(1, 2, 0), ValueError, "expected 1 as the"),
+    ],
+)
+def test_a_remainder_that_does_not_fit_is_refused_by_name(found, error, message):
+    optimizer = trained(dtype=torch.bfloat16, shapes=[(5, 3)])
+    state_of(optimizer)["param_remainder"] = found
+    was = content(optimizer)
+    name = r"'param_remainder' of param_groups\[0\]\['params'\]\[0\] "
+    for _ in range(2):
+        with pytest.raises(error, match=name + ".*" + message):
+            go_on(optimizer, 1)
+    assert content(optimizer) == was
+    assert state_of(optimizer)["param_remainder"] is found
+
+
 @pytest.mark.parametrize("before", STATE_DTYPES)
 @pytest.mark.parametrize("after", STATE_DTYPES)
 def test_state_dtype_is_fixed_once_there_is_state(before, after):

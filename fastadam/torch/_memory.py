@@ -96,7 +96,14 @@ def as_bytes(name: str, rest: Any, param: Any) -> torch.Tensor:
 def rest_array(memory: Memory) -> Array:
     """The memory of what a parameter lacks, as the core has it."""
     array = memory.array
-    return array.view(REMAINDER)[..., 0] if array.dtype == np.uint8 else array
+    if array.dtype != np.uint8:
+        return array
+    if array.size and array.strides[-1] != 1:
+        raise ValueError(
+            f"{memory.name} has the strides {memory.tensor.stride()}, expected 1 as the last, "
+            "since each number's two bytes must be neighbours"
+        )
+    return array.view(REMAINDER)[..., 0]
 
 
 def stored_like(param: Array, state_dtype: str | None) -> tuple[Array, np.dtype[Any]]:
