@@ -218,11 +218,13 @@ def older_graphs(folder):
     """Whether autograd refuses graphs that are older than a step, of DTensors and their parts."""
     mesh, found = init_device_mesh("cpu", (2,)), []
     params = [nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)])) for _ in range(2)]
-    optimizer = fastadam.torch.AdamW(params)
+    optimizer, in_c = fastadam.torch.AdamW(params), fastadam.torch._optimizer.Tensors
     for step in range(4):
         has_grad = [True, step != 3]
         for param, has in zip(params, has_grad, strict=True):
             param.grad = torch.ones_like(param) if has else None
+        # Tensors that C looks at, or arrays.
+        fastadam.torch._optimizer.Tensors = None if step == 1 else in_c
         if step == 1:
             optimizer._kept.tensors = None
         squares = [p.square().sum() for p in params], [p.to_local().square().sum() for p in params]
