@@ -189,6 +189,10 @@ def odd_gradients(folder):
         except RuntimeError as error:
             said.append(str(error))
         assert torch.equal(before, whole(param))
+    param = nn.Parameter(DTensor.from_local(torch.ones(5, 4), mesh, [Partial()]))
+    param.grad = torch.ones_like(param)
+    with pytest.raises(RuntimeError, match=r"\['params'\]\[0\] is a DTensor .*sum\)"):
+        fastadam.torch.Adam([param]).step()
     return said
 
 
