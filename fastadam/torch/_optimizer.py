@@ -251,7 +251,8 @@ class Optimizer(torch.optim.Optimizer):
         State is stored as this optimizer's `state_dtype` says, which stays as it is. Moments
         that are stored in another way are decoded, and rounded once if these are stored in
         fewer bits. Where a parameter is in half precision and the state does not have what it
-        lacks of a float32, it is taken to lack nothing. All else is cast as torch does.
+        lacks of a float32, it is taken to lack nothing; where it lacks nothing,
+        ``"param_remainder"`` and ``"master_param"`` are left out. All else is cast as torch does.
         """
         # To be the last of these hooks, after those of the user.
         handle = self.register_load_state_dict_pre_hook(prepare_state)
