@@ -699,7 +699,7 @@ class Optimizer:
                 raise AttributeError(
                     f"{name} is an option of each param group: set opt.param_groups[i][{name!r}]"
                 )
-            if type(self).__module__ == "fastadam.family":
+            if type(self).__module__.startswith("fastadam.family."):
                 raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to be set")
         super().__setattr__(name, value)
 

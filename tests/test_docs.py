@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pathlib
 import re
+import sys
 
 import pytest
 
@@ -14,7 +15,8 @@ from fastadam import _config, _rows, _threads, family, functional, optimizer, sc
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
-MODULES = [fastadam, _config, _rows, _threads, family, functional, optimizer, schedules]
+MEMBERS = dict.fromkeys(sys.modules[getattr(family, name).__module__] for name in family.__all__)
+MODULES = [fastadam, _config, _rows, _threads, *MEMBERS, functional, optimizer, schedules]
 ADAPTERS = ["scipy", "sklearn", "torch"]
 
 

@@ -1,0 +1,10 @@
+"""The optimizers, each with its options and documentation; _rules/ has what they compute."""
+
+from fastadam.family.adam import Adam, AdamW
+from fastadam.family.adamax import Adamax
+from fastadam.family.nadam import NAdam
+from fastadam.family.radam import RAdam
+from fastadam.family.rmsprop import RMSprop
+from fastadam.family.sgd import SGD
+
+__all__ = ["SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
