@@ -14,6 +14,7 @@
 
 #include "rules/adam.h"
 #include "rules/adamax.h"
+#include "rules/lion.h"
 #include "rules/nadam.h"
 #include "rules/radam.h"
 #include "rules/rmsprop.h"
@@ -25,6 +26,7 @@
     X(radam, RADAM) \
     X(adamax, ADAMAX) \
     X(rmsprop, RMSPROP) \
-    X(sgd, SGD)
+    X(sgd, SGD) \
+    X(lion, LION)
 
 #endif

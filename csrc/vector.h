@@ -174,6 +174,12 @@ FA_INLINE real normal(real x)
 {
     return (real)((bits)x & ~(bits)(magnitude(x) < FA_SMALLEST_NORMAL));
 }
+/* 1, -1 or 0; a NaN stays one. */
+FA_INLINE real sign(real x)
+{
+    const real one = spread(1), zero = spread(0);
+    return select((bits)(x > zero), one, select((bits)(x < zero), -one, select((bits)(x != x), x, zero)));
+}
 /* b unless a is greater, or a NaN. */
 FA_INLINE real maximum(real a, real b)
 {
@@ -200,6 +206,7 @@ FA_INLINE void store_first(number *to, real x, int64_t n) { *to = n ? x : *to; }
 FA_INLINE real magnitude(real x) { return FA_ABS(x); }
 FA_INLINE real root(real x) { return FA_SQRT(x); }
 FA_INLINE real normal(real x) { return FA_ABS(x) < FA_SMALLEST_NORMAL ? 0 : x; }
+FA_INLINE real sign(real x) { return x > 0 ? 1 : x < 0 ? -1 : x != x ? x : 0; }
 FA_INLINE real maximum(real a, real b) { return a > b || a != a ? a : b; }
 
 #endif
