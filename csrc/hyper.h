@@ -1,4 +1,4 @@
-/* The hyper-parameters, each a double; flags are 0 or 1. fastadam/_hyper.py checks what a
+/* The hyper-parameters, each a double; flags are 0 or 1, and a `clip` that is None is -1. fastadam/_hyper.py checks what a
    user sets and calls them by the same names. */
 #ifndef FASTADAM_HYPER_H
 #define FASTADAM_HYPER_H
@@ -14,6 +14,7 @@
     X(momentum) \
     X(dampening) \
     X(psi) \
+    X(clip) \
     X(ema_decay) \
     X(seed) \
     X(amsgrad) \

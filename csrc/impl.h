@@ -21,6 +21,7 @@ typedef struct {
     fa_fraction exact_base, power;
 } fa_power_memo;
 double fa_power(fa_power_memo *last, double base, int64_t n); /* 0 <= base <= 1, n >= 1 */
+double fa_real_power(double base, double exponent); /* 0 <= base, 0 <= exponent < 2^63 */
 
 enum { FA_POWERS = 2 }; /* of a rule, at the most */
 
@@ -38,7 +39,8 @@ enum { FA_POWERS = 2 }; /* of a rule, at the most */
     X(root) \
     X(eps) \
     X(momentum) \
-    X(fresh)
+    X(fresh) \
+    X(limit)
 
 #define X(name) double name;
 typedef struct { /* of one array and step; */

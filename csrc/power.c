@@ -1,8 +1,9 @@
-/* Whole powers that are the same double on every machine: the last bit of the C library's pow()
+/* Powers that are the same double on every machine: the last bit of the C library's pow()
    depends on the library, and in glibc on the CPU. fastadam/_elementary.py has the same in
    Python. */
 #include "guards.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "impl.h"
@@ -75,4 +76,24 @@ double fa_power(fa_power_memo *last, double base, int64_t n)
     const uint64_t upper = (uint64_t)digits[3] << 32 | digits[2];
     const double head = (double)(upper >> 11), tail = (double)((upper & 2047) << 32 | digits[1]);
     return head * 0x1p-53 + tail * 0x1p-96;
+}
+
+/* A product of squares for the whole part of the exponent, and of roots for the binary digits
+   behind the point: IEEE 754 fixes products and roots. Some 50 of them are off by less than 1e-14
+   of the result. */
+double fa_real_power(double base, double exponent)
+{
+    double power = 1, square = base, root = base;
+    for (int64_t whole = (int64_t)exponent; whole; whole /= 2) {
+        if (whole & 1)
+            power *= square;
+        square *= square;
+    }
+    for (double digits = exponent - floor(exponent); digits > 0; digits -= floor(digits)) {
+        digits *= 2;
+        root = sqrt(root);
+        if (digits >= 1)
+            power *= root;
+    }
+    return power;
 }

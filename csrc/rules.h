@@ -14,6 +14,7 @@
 
 #include "rules/adam.h"
 #include "rules/adamax.h"
+#include "rules/adopt.h"
 #include "rules/lion.h"
 #include "rules/nadam.h"
 #include "rules/radam.h"
@@ -27,6 +28,7 @@
     X(adamax, ADAMAX) \
     X(rmsprop, RMSPROP) \
     X(sgd, SGD) \
-    X(lion, LION)
+    X(lion, LION) \
+    X(adopt, ADOPT)
 
 #endif

@@ -44,6 +44,25 @@ def _squared_up(base: int, n: int) -> int:
     return x
 
 
+def root_power(base: float, exponent: float) -> float:
+    """base**exponent, both at least 0; the twin of fa_real_power in csrc/power.c."""
+    power, square, root = 1.0, base, base
+    whole = int(exponent)
+    while whole:
+        if whole & 1:
+            power *= square
+        square *= square
+        whole //= 2
+    digits = exponent - math.floor(exponent)
+    while digits > 0:
+        digits *= 2
+        root = math.sqrt(root)
+        if digits >= 1:
+            power *= root
+        digits -= math.floor(digits)
+    return power
+
+
 @lru_cache(maxsize=256)
 def real_power(base: float, exponent: float) -> float:
     """base**exponent, rounded to nearest, for numbers that are not negative.

@@ -283,6 +283,15 @@ def _number_in(value: Any) -> float | None:
         return math.inf
 
 
+def _clip(key: str, value: Any, traits: Traits) -> float | None:
+    if value is None:
+        return None
+    exponent = real(key, value)
+    if not 0.0 <= exponent <= 1.0:
+        raise ValueError(f"Invalid clip value: {exponent}; expected a number from 0 to 1, or None")
+    return exponent
+
+
 def flag(name: str, value: Any, traits: Traits | None = None) -> bool:
     """Check a switch."""
     if value is not True and value is not False and not isinstance(value, np.bool_):
@@ -333,6 +342,7 @@ OPTIONS: dict[str, Callable[[str, Any, Traits], Any]] = {
     "momentum": _number,
     "dampening": _number,
     "momentum_decay": _number,
+    "clip": _clip,
     "amsgrad": flag,
     "maximize": flag,
     "decoupled_weight_decay": flag,
@@ -351,6 +361,7 @@ CONDITIONS: dict[str, Callable[[Group], None]] = {
 FIELDS: dict[str, tuple[tuple[str, ...], Callable[[Any], Iterable[float]]]] = {
     "betas": (("beta1", "beta2"), tuple),
     "momentum_decay": (("psi",), lambda decay: [real_power(0.96, decay)]),
+    "clip": (("clip",), lambda exponent: [-1.0 if exponent is None else exponent]),
     "state_dtype": ((), lambda dtype: ()),  # arrays of state show it
 }
 #: All that a rule may ask for, as it is where a group has no such option.

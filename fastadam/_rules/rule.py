@@ -80,6 +80,7 @@ class Scalars:
     grad_step: Any
     root: Any
     fresh: Any
+    limit: Any
     rectified: bool
 
     def __init__(self, rule: Rule, hyper: Hyper, dtype: np.dtype[Any]) -> None:

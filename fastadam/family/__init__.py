@@ -2,10 +2,11 @@
 
 from fastadam.family.adam import Adam, AdamW
 from fastadam.family.adamax import Adamax
+from fastadam.family.adopt import ADOPT
 from fastadam.family.lion import Lion
 from fastadam.family.nadam import NAdam
 from fastadam.family.radam import RAdam
 from fastadam.family.rmsprop import RMSprop
 from fastadam.family.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
+__all__ = ["ADOPT", "SGD", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
