@@ -7,6 +7,7 @@
     X(lr) \
     X(beta1) \
     X(beta2) \
+    X(beta3) \
     X(eps) \
     X(weight_decay) \
     X(decoupled_weight_decay) \
@@ -14,6 +15,9 @@
     X(momentum) \
     X(dampening) \
     X(psi) \
+    X(t_alpha) \
+    X(t_beta3) \
+    X(half_life_ratio) \
     X(clip) \
     X(ema_decay) \
     X(seed) \

@@ -21,7 +21,7 @@ typedef struct {
     fa_fraction exact_base, power;
 } fa_power_memo;
 double fa_power(fa_power_memo *last, double base, int64_t n); /* 0 <= base <= 1, n >= 1 */
-double fa_real_power(double base, double exponent); /* 0 <= base, 0 <= exponent < 2^63 */
+double fa_real_power(double base, double exponent); /* 0 <= base, 0 <= exponent */
 
 enum { FA_POWERS = 2 }; /* of a rule, at the most */
 
@@ -34,8 +34,10 @@ enum { FA_POWERS = 2 }; /* of a rule, at the most */
     X(ema_decay) \
     X(b1) \
     X(b2) \
+    X(b3) \
     X(step_size) \
     X(grad_step) \
+    X(slow_step) \
     X(root) \
     X(eps) \
     X(momentum) \

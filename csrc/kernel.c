@@ -37,7 +37,7 @@ enum {
 #define X(name) real name;
 typedef struct {
     FA_SCALARS(X)
-    real c1, c2, ema_share;
+    real c1, c2, c3, ema_share;
 } constants;
 #undef X
 
@@ -76,6 +76,7 @@ FA_INLINE constants spread_all(const fa_constants *from)
 #undef X
     k.c1 = 1 - k.b1;
     k.c2 = 1 - k.b2;
+    k.c3 = 1 - k.b3;
     k.ema_share = 1 - k.ema_decay;
     return k;
 }

@@ -84,6 +84,7 @@ double fa_power(fa_power_memo *last, double base, int64_t n)
 double fa_real_power(double base, double exponent)
 {
     double power = 1, square = base, root = base;
+    exponent = exponent < 0x1p62 ? exponent : 0x1p62;
     for (int64_t whole = (int64_t)exponent; whole; whole /= 2) {
         if (whole & 1)
             power *= square;

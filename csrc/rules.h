@@ -14,6 +14,7 @@
 
 #include "rules/adam.h"
 #include "rules/adamax.h"
+#include "rules/ademamix.h"
 #include "rules/adopt.h"
 #include "rules/lion.h"
 #include "rules/nadam.h"
@@ -29,6 +30,7 @@
     X(rmsprop, RMSPROP) \
     X(sgd, SGD) \
     X(lion, LION) \
-    X(adopt, ADOPT)
+    X(adopt, ADOPT) \
+    X(ademamix, ADEMAMIX)
 
 #endif

@@ -47,6 +47,7 @@ def _squared_up(base: int, n: int) -> int:
 def root_power(base: float, exponent: float) -> float:
     """base**exponent, both at least 0; the twin of fa_real_power in csrc/power.c."""
     power, square, root = 1.0, base, base
+    exponent = min(exponent, 2.0**62)
     whole = int(exponent)
     while whole:
         if whole & 1:
@@ -75,6 +76,16 @@ def real_power(base: float, exponent: float) -> float:
     context = Context(prec=25, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
     logarithm = context.multiply(_ln(base), Decimal(exponent))
     return float(context.exp(logarithm))
+
+
+@lru_cache(maxsize=32)
+def half_life_ratio(first: float, second: float) -> float:
+    """The half-life of an average with one decay rate, divided by that with the other: ln(second)
+    / ln(first), for rates from 0 to less than 1, where that of 0 is 0.
+    """
+    if first == 0.0 or second == 0.0:
+        return 0.0 if first == 0.0 else 1.0
+    return float(Context(prec=25).divide(_ln(second), _ln(first)))
 
 
 @lru_cache(maxsize=32)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
-from fastadam._elementary import real_power
+from fastadam._elementary import half_life_ratio, real_power
 
 Schedule: TypeAlias = Callable[[int], float]
 Group: TypeAlias = dict[str, Any]
@@ -72,7 +72,7 @@ def check_options(group: Mapping[str, Any], traits: Traits) -> Hyper:
     values = checked(group, traits)
     for name, (fields, parts) in FIELDS.items():
         if name in values:
-            values.update(zip(fields, parts(values.pop(name)), strict=True))
+            values.update(zip(fields, parts(values.pop(name)), strict=False))
     return Hyper(**{**ABSENT, **values, "ema_decay": traits.ema_decay})
 
 
@@ -223,12 +223,15 @@ def check_loss_scale(value: Any, traits: Sequence[Traits]) -> float:
     return scale
 
 
-def _betas(key: str, value: Any, traits: Traits) -> tuple[float, float]:
+def _betas(key: str, value: Any, traits: Traits) -> tuple[float, ...]:
+    n, expected = (3, "three") if "t_beta3" in traits.options else (2, "two")
     try:
-        beta1, beta2 = value
-    except (TypeError, ValueError):
-        raise ValueError(f"betas must be two numbers, found {value!r}") from None
-    return _beta(0, beta1, traits), _beta(1, beta2, traits)
+        betas = tuple(value)
+    except TypeError:
+        betas = ()
+    if len(betas) != n:
+        raise ValueError(f"betas must be {expected} numbers, found {value!r}")
+    return tuple(_beta(index, beta, traits) for index, beta in enumerate(betas))
 
 
 def _beta(index: int, value: Any, traits: Traits) -> float:
@@ -247,6 +250,16 @@ def _number(key: str, value: Any, traits: Traits) -> float:
         name = "epsilon" if key == "eps" else key
         raise ValueError(f"Invalid {name} value: {number}; {_expected(traits)}")
     return number
+
+
+def _steps(key: str, value: Any, traits: Traits) -> float | None:
+    """A number of steps, or None."""
+    return None if value is None else _number(key, value, traits)
+
+
+def _beta_fields(betas: tuple[float, ...]) -> Iterable[float]:
+    """The betas and, where there are three, what part of the third's half-life the first's is."""
+    return betas if len(betas) == 2 else (*betas, half_life_ratio(betas[0], betas[2]))
 
 
 def _largest(traits: Traits | None) -> float:
@@ -343,6 +356,8 @@ OPTIONS: dict[str, Callable[[str, Any, Traits], Any]] = {
     "dampening": _number,
     "momentum_decay": _number,
     "clip": _clip,
+    "t_alpha": _steps,
+    "t_beta3": _steps,
     "amsgrad": flag,
     "maximize": flag,
     "decoupled_weight_decay": flag,
@@ -359,8 +374,10 @@ CONDITIONS: dict[str, Callable[[Group], None]] = {
 }
 #: Those that rules know in parts, or as another number: its name or names, and how they are made.
 FIELDS: dict[str, tuple[tuple[str, ...], Callable[[Any], Iterable[float]]]] = {
-    "betas": (("beta1", "beta2"), tuple),
+    "betas": (("beta1", "beta2", "beta3", "half_life_ratio"), _beta_fields),
     "momentum_decay": (("psi",), lambda decay: [real_power(0.96, decay)]),
+    "t_alpha": (("t_alpha",), lambda steps: [steps or 0.0]),
+    "t_beta3": (("t_beta3",), lambda steps: [steps or 0.0]),
     "clip": (("clip",), lambda exponent: [-1.0 if exponent is None else exponent]),
     "state_dtype": ((), lambda dtype: ()),  # arrays of state show it
 }

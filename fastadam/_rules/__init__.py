@@ -7,6 +7,7 @@ csrc/rules.h.
 
 from fastadam._rules.adam import ADAM
 from fastadam._rules.adamax import ADAMAX
+from fastadam._rules.ademamix import ADEMAMIX
 from fastadam._rules.adopt import ADOPT
 from fastadam._rules.lion import LION
 from fastadam._rules.nadam import NADAM
@@ -15,11 +16,12 @@ from fastadam._rules.rmsprop import RMSPROP
 from fastadam._rules.rule import Block, Number, Rule, Scalars, step_blocks
 from fastadam._rules.sgd import SGD
 
-RULES = (ADAM, NADAM, RADAM, ADAMAX, RMSPROP, SGD, LION, ADOPT)
+RULES = (ADAM, NADAM, RADAM, ADAMAX, RMSPROP, SGD, LION, ADOPT, ADEMAMIX)
 
 __all__ = [
     "ADAM",
     "ADAMAX",
+    "ADEMAMIX",
     "ADOPT",
     "LION",
     "NADAM",

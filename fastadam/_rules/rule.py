@@ -78,6 +78,9 @@ class Scalars:
 
     step_size: Any
     grad_step: Any
+    slow_step: Any
+    b3: Any
+    c3: Any
     root: Any
     fresh: Any
     limit: Any

@@ -2,6 +2,7 @@
 
 from fastadam.family.adam import Adam, AdamW
 from fastadam.family.adamax import Adamax
+from fastadam.family.ademamix import AdEMAMix
 from fastadam.family.adopt import ADOPT
 from fastadam.family.lion import Lion
 from fastadam.family.nadam import NAdam
@@ -9,4 +10,15 @@ from fastadam.family.radam import RAdam
 from fastadam.family.rmsprop import RMSprop
 from fastadam.family.sgd import SGD
 
-__all__ = ["ADOPT", "SGD", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
+__all__ = [
+    "ADOPT",
+    "SGD",
+    "AdEMAMix",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+]
