@@ -10,7 +10,7 @@
 enum { FA_FLOAT32, FA_FLOAT64, FA_DTYPES };
 enum {
     FA_STATES = 3, /* the most arrays of state that a rule keeps, */
-    FA_NUMBERS = 1 /* and the most running numbers, such as NAdam's product of momenta */
+    FA_NUMBERS = 2 /* and the most running numbers, such as NAdam's product of momenta */
 };
 
 static inline int64_t fa_real_size(int dtype) /* in bytes */

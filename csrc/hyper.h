@@ -19,6 +19,9 @@
     X(t_beta3) \
     X(half_life_ratio) \
     X(clip) \
+    X(warmup_steps) \
+    X(r) \
+    X(weight_lr_power) \
     X(ema_decay) \
     X(seed) \
     X(amsgrad) \

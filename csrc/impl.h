@@ -38,6 +38,7 @@ enum { FA_POWERS = 2 }; /* of a rule, at the most */
     X(step_size) \
     X(grad_step) \
     X(slow_step) \
+    X(z_share) \
     X(root) \
     X(eps) \
     X(momentum) \

@@ -20,6 +20,7 @@
 #include "rules/nadam.h"
 #include "rules/radam.h"
 #include "rules/rmsprop.h"
+#include "rules/schedule_free.h"
 #include "rules/sgd.h"
 
 #define FA_RULES(X) \
@@ -31,6 +32,7 @@
     X(sgd, SGD) \
     X(lion, LION) \
     X(adopt, ADOPT) \
-    X(ademamix, ADEMAMIX)
+    X(ademamix, ADEMAMIX) \
+    X(schedule_free, SCHEDULE_FREE)
 
 #endif

@@ -266,6 +266,8 @@ class Arrays:
         is_rows = isinstance(grad, _rows.RowGrad)
         found, others = ("RowGrad", "rows") if is_rows else ("sparse array", "elements")
         label = f"{self.name(i)} is a {found}, which leaves other {others} alone"
+        if self.rule.needs_all_rows:
+            raise ValueError(f"{label}, but {self.rule.needs_all_rows}; give a dense gradient")
         if weight_decay != 0:
             where = "put the parameter into a param group with" if self.in_groups else "pass"
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from fastadam._slots import view_of
 from fastadam._types import Array
 
 
-def averages_of(arrays: Arrays) -> list[Array]:
+def moving_averages(arrays: Arrays) -> list[Array]:
     """The averages, in the order of the slots."""
     averages = [slot.average for slot in arrays.slots if slot.average is not None]
     if not averages:
@@ -26,9 +26,8 @@ def averages_of(arrays: Arrays) -> list[Array]:
     return averages
 
 
-def copies_of_averages(arrays: Arrays) -> Any:
+def copies_of_averages(arrays: Arrays, averages: Sequence[Array]) -> Any:
     """Copies of the averages, nested as the parameters."""
-    averages = averages_of(arrays)
     copies = [
         np.empty_like(view_of(slot.user), average.dtype)
         for slot, average in zip(arrays.slots, averages, strict=True)
@@ -47,6 +46,8 @@ class Averaged(io.IOBase, ContextDecorator):
         The optimizer's.
     arrays : callable
         Gives the optimizer's arrays, or an error if it cannot be used; the lock is held.
+    averages : callable
+        Gives the averages of these, in the order of the slots.
 
     Notes
     -----
@@ -55,8 +56,13 @@ class Averaged(io.IOBase, ContextDecorator):
     of that is C, so Ctrl-C cannot come before it, as it can before a method in Python begins.
     """
 
-    def __init__(self, lock: Any, arrays: Callable[[], Arrays]) -> None:
-        self._lock, self._arrays = lock, arrays
+    def __init__(
+        self,
+        lock: Any,
+        arrays: Callable[[], Arrays],
+        averages: Callable[[Arrays], list[Array]],
+    ) -> None:
+        self._lock, self._arrays, self._averages = lock, arrays, averages
         self.close = at_once(())  # type: ignore[method-assign]
 
     def __enter__(self) -> None:  # type: ignore[override]
@@ -70,7 +76,7 @@ class Averaged(io.IOBase, ContextDecorator):
             raise
 
     def _begin(self, arrays: Arrays) -> None:
-        averages = averages_of(arrays)
+        averages = self._averages(arrays)
         arrays.check_nest()
         for i in range(len(averages)):
             arrays.check_param(i)
@@ -89,7 +95,7 @@ class Averaged(io.IOBase, ContextDecorator):
 
     def _recreate_cm(self) -> Averaged:
         """For each call of a function that this decorates, another one."""
-        return Averaged(self._lock, self._arrays)
+        return Averaged(self._lock, self._arrays, self._averages)
 
 
 def _copies(targets: list[Array], sources: list[Array]) -> list[Callable[[], object]]:

@@ -11,7 +11,7 @@ import numpy as np
 from fastadam import _hyper, _tree
 from fastadam._arrays import Arrays, Written
 from fastadam._checks import check_separate, check_written, is_stepped_in_float32, kind
-from fastadam._codecs import INT8, codes_of
+from fastadam._codecs import INT8, codes_of, computed_in
 from fastadam._hyper import Group
 from fastadam._rules import Rule
 from fastadam._slots import Slot, in_c_order, layout_of, slot, stored_as, with_state
@@ -180,7 +180,8 @@ def _with_new_state(rule: Rule, bare: Slot, options: Group, ema_decay: float | N
     if dtype == INT8:
         bare = in_c_order(bare)
     bare = bare._replace(state_dtype=options["state_dtype"])
-    return with_state(bare, zeros, None if ema_decay is None else bare.user, dtype)
+    dtypes = rule.stored_as(dtype, computed_in(bare.param))
+    return with_state(bare, zeros, None if ema_decay is None else bare.user, dtypes)
 
 
 def _check_storage(bare: Slot, options: Group) -> None:

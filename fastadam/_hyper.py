@@ -252,6 +252,13 @@ def _number(key: str, value: Any, traits: Traits) -> float:
     return number
 
 
+def _exponent(key: str, value: Any, traits: Traits) -> float:
+    number = real(key, value)
+    if not 0.0 <= number <= 16.0:  # of a number of steps, it is finite
+        raise ValueError(f"Invalid {key} value: {number}; expected a number from 0 to 16")
+    return number
+
+
 def _steps(key: str, value: Any, traits: Traits) -> float | None:
     """A number of steps, or None."""
     return None if value is None else _number(key, value, traits)
@@ -340,6 +347,13 @@ def _check_centered(values: Group) -> None:
         )
 
 
+def _check_schedule_free(values: Group) -> None:
+    if values["betas"][0] == 0.0:
+        raise ValueError(
+            "betas[0] is 0, with which the point of evaluation is lost; expected a number above 0"
+        )
+
+
 def _check_nesterov(values: Group) -> None:
     if values["nesterov"] and (values["momentum"] == 0 or values["dampening"] != 0):
         raise ValueError("Nesterov momentum requires a momentum and zero dampening")
@@ -356,6 +370,9 @@ OPTIONS: dict[str, Callable[[str, Any, Traits], Any]] = {
     "dampening": _number,
     "momentum_decay": _number,
     "clip": _clip,
+    "warmup_steps": _number,
+    "r": _exponent,
+    "weight_lr_power": _exponent,
     "t_alpha": _steps,
     "t_beta3": _steps,
     "amsgrad": flag,
@@ -364,6 +381,7 @@ OPTIONS: dict[str, Callable[[str, Any, Traits], Any]] = {
     "epsilon_hat": flag,
     "nesterov": flag,
     "centered": flag,
+    "train_mode": flag,
     "state_dtype": _state_dtype,
     "seed": _seed,
 }
@@ -371,6 +389,7 @@ OPTIONS: dict[str, Callable[[str, Any, Traits], Any]] = {
 CONDITIONS: dict[str, Callable[[Group], None]] = {
     "nesterov": _check_nesterov,
     "centered": _check_centered,
+    "train_mode": _check_schedule_free,
 }
 #: Those that rules know in parts, or as another number: its name or names, and how they are made.
 FIELDS: dict[str, tuple[tuple[str, ...], Callable[[Any], Iterable[float]]]] = {
@@ -380,6 +399,7 @@ FIELDS: dict[str, tuple[tuple[str, ...], Callable[[Any], Iterable[float]]]] = {
     "t_beta3": (("t_beta3",), lambda steps: [steps or 0.0]),
     "clip": (("clip",), lambda exponent: [-1.0 if exponent is None else exponent]),
     "state_dtype": ((), lambda dtype: ()),  # arrays of state show it
+    "train_mode": ((), lambda mode: ()),
 }
 #: All that a rule may ask for, as it is where a group has no such option.
 ABSENT = dict.fromkeys(

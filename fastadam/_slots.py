@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,16 +126,16 @@ def with_state(
     bare: Slot,
     states: Sequence[Array | float | None],
     average: Array | None,
-    dtype: np.dtype[Any] | None = None,
+    dtypes: Sequence[np.dtype[Any] | None] = (),
 ) -> Slot:
     """The slot with new state that begins with these values; None for what is not kept.
 
-    Arrays keep their dtype. What is made for a number has `dtype`.
+    Arrays keep their dtype, for which `dtypes` has None. What is made for a number has its own.
     """
     param = bare.param
     state = tuple(
         None if values is None else state_like(param, number, values, dtype)
-        for number, values in enumerate(states)
+        for number, (values, dtype) in enumerate(zip_longest(states, dtypes))
     )
     mean = None
     if average is not None:
@@ -262,15 +263,19 @@ def encoded_state(
     step: int,
     origin: int = 0,
 ) -> list[Array | None]:
-    """Moments as codes of that dtype, rounded as those of a step of that number are.
+    """State with moments as codes of that dtype, rounded as in a step of that number.
 
     Their first number has the place `origin` in the whole, if they are a part.
     """
     n = real_numbers(param)
+    dtypes = rule.stored_as(dtype, computed_in(param))
     made = [
         (None, None)
         if array is None
-        else (state_like(param, k, 0.0, dtype), flat(state_like(param, k, array)))
+        else (
+            state_like(param, k, array if dtypes[k] == array.dtype else 0.0, dtypes[k]),
+            flat(state_like(param, k, array)),
+        )
         for k, array in enumerate(numbers)
     ]
     stored = [array for array, _ in made]

@@ -215,6 +215,7 @@ def _read_slot(
 
     param = slot.param
     dtype = stored_as(param, slot.state_dtype)
+    dtypes = rule.stored_as(dtype, computed_in(param))
 
     def placed(values: Array, number: int, dtype: np.dtype[Any]) -> Array:
         if adopt and values.dtype == dtype and lies_as_state(values, param, number):
@@ -236,10 +237,12 @@ def _read_slot(
     found_state = {
         name: check_stored(f"{label}[{name!r}]", entry[name], param) for name in needed if entry
     }
-    kinds = {name_of(values.dtype) for values in found_state.values()}
+    moments = {name: values for name, values in found_state.items() if name not in rule.exact}
+    kinds = {name_of(values.dtype) for values in moments.values()}
     if "uint8" in kinds and len(kinds) > 1:
         raise ValueError(f"{label} has moments of different dtypes: {', '.join(sorted(kinds))}")
-    if any(values.dtype != dtype for values in found_state.values()):
+    expected_dtypes = dict(zip(rule.states, dtypes, strict=True))
+    if any(values.dtype != expected_dtypes[name] for name, values in found_state.items()):
         step = _read_count(rule, label, entry)
         found_state = converted(rule, found_state, param, dtype, group["seed"], step)
     state: list[Array | None] = []
@@ -247,9 +250,9 @@ def _read_slot(
         if name not in needed:
             state.append(None)
         elif entry:
-            state.append(placed(found_state[name], number, dtype))
+            state.append(placed(found_state[name], number, dtypes[number]))
         else:
-            state.append(state_like(param, number, 0.0, dtype))
+            state.append(state_like(param, number, 0.0, dtypes[number]))
     average = None
     if slot.average is None and entry.get(AVERAGE) is not None:
         raise ValueError(f"{label} has an average of the parameter; set ema_decay to take it over")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from fastadam import _backend, _checkpoint, _files, _generators, _groups, _hyper, _tree
 from fastadam._accumulate import ACCUMULATED, Sums
 from fastadam._arrays import Arrays, Counts
-from fastadam._average import Averaged, copies_of_averages
+from fastadam._average import Averaged, copies_of_averages, moving_averages
 from fastadam._codecs import codes_of
 from fastadam._guard import at_once
 from fastadam._hyper import Group, Schedule
@@ -164,7 +164,7 @@ class Optimizer:
                     batch.sums = None  # no call, at whose end a signal could come
 
     def averaged_params(self) -> Any:
-        """The moving average of the parameters, with `ema_decay`.
+        """The moving average of the parameters, with `ema_decay`; `AdamWScheduleFree` has its own.
 
         After each step of an array, ``average = ema_decay*average + (1 - ema_decay)*param``.
         It begins with the parameter's values when the optimizer was made, and there is no
@@ -196,7 +196,8 @@ class Optimizer:
         (array([1.]), array([0.5]))
         """
         with self._lock.hold():
-            return copies_of_averages(self._held_batch().arrays)
+            arrays = self._held_batch().arrays
+            return copies_of_averages(arrays, self._averages(arrays))
 
     def use_averaged_params(self) -> AbstractContextManager[None]:
         """Put the moving averages into the parameters for the time of a `with` block.
@@ -225,7 +226,11 @@ class Optimizer:
         >>> w
         array([1.])
         """
-        return Averaged(self._lock, lambda: self._held_batch().arrays)
+        return Averaged(self._lock, lambda: self._held_batch().arrays, self._averages)
+
+    def _averages(self, arrays: Arrays) -> list[Array]:
+        """The averages of the parameters, for who holds the lock."""
+        return moving_averages(arrays)
 
     @property
     def grad_norm(self) -> float | None:

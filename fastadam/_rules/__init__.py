@@ -14,9 +14,10 @@ from fastadam._rules.nadam import NADAM
 from fastadam._rules.radam import RADAM
 from fastadam._rules.rmsprop import RMSPROP
 from fastadam._rules.rule import Block, Number, Rule, Scalars, step_blocks
+from fastadam._rules.schedule_free import SCHEDULE_FREE
 from fastadam._rules.sgd import SGD
 
-RULES = (ADAM, NADAM, RADAM, ADAMAX, RMSPROP, SGD, LION, ADOPT, ADEMAMIX)
+RULES = (ADAM, NADAM, RADAM, ADAMAX, RMSPROP, SGD, LION, ADOPT, ADEMAMIX, SCHEDULE_FREE)
 
 __all__ = [
     "ADAM",
@@ -28,6 +29,7 @@ __all__ = [
     "RADAM",
     "RMSPROP",
     "RULES",
+    "SCHEDULE_FREE",
     "SGD",
     "Block",
     "Number",

@@ -52,6 +52,8 @@ class Rule(NamedTuple):
     #: bits, errors are small beside that.
     units: Mapping[str, str] = {}
     roots: bool = True
+    exact: tuple[str, ...] = ()  # the arrays of state that are no moments: stored as they are
+    needs_all_rows: str = ""  # why no row can be left out of a step; mostly it can
 
     @property
     def number_names(self) -> tuple[str, ...]:
@@ -62,6 +64,12 @@ class Rule(NamedTuple):
     def first_numbers(self) -> tuple[float, ...]:
         """The running numbers before the first step."""
         return tuple(number.first for number in self.numbers)
+
+    def stored_as(
+        self, moments: np.dtype[Any], numbers: np.dtype[Any]
+    ) -> tuple[np.dtype[Any], ...]:
+        """The dtype of each array of state, where that of moments and of numbers is known."""
+        return tuple(numbers if name in self.exact else moments for name in self.states)
 
     def kept(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The arrays of state that the rule keeps under a param group's options."""
@@ -79,6 +87,7 @@ class Scalars:
     step_size: Any
     grad_step: Any
     slow_step: Any
+    z_share: Any
     b3: Any
     c3: Any
     root: Any

@@ -8,6 +8,7 @@ from fastadam.family.lion import Lion
 from fastadam.family.nadam import NAdam
 from fastadam.family.radam import RAdam
 from fastadam.family.rmsprop import RMSprop
+from fastadam.family.schedule_free import AdamWScheduleFree
 from fastadam.family.sgd import SGD
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "AdEMAMix",
     "Adam",
     "AdamW",
+    "AdamWScheduleFree",
     "Adamax",
     "Lion",
     "NAdam",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastadam import _rules
-from fastadam._codecs import INT8
+from fastadam._codecs import INT8, computed_in
 from fastadam._quiet import quietly
 from fastadam._slots import decoded_state, state_like
 from fastadam._state import RESTS, check_stored, converted, read_step, rest_name
@@ -77,7 +77,8 @@ def _prepared(
         array = array_of(local_of("a parameter", param))
         like, dtype = stored_like(array, group["state_dtype"])
         moments = _tensors_of(entry, rule.states)
-        if any(tensor.dtype != torch_dtype(dtype) for tensor in moments.values()):
+        dtypes = dict(zip(rule.states, rule.stored_as(dtype, computed_in(like)), strict=True))
+        if any(tensor.dtype != torch_dtype(dtypes[name]) for name, tensor in moments.items()):
             found = _moments(rule, label, entry, like)
             step = read_step(f"{label}['step']", entry.get("step", 1))
             origin = origin_of(param, group["state_dtype"])
@@ -145,7 +146,7 @@ def _moments(
         if tensor.dtype in (torch.float16, torch.float64):
             tensor = tensor.float()
         found[name] = check_stored(label_of_moment, array_of(tensor.cpu()), param)
-    if len({array.dtype == INT8 for array in found.values()}) > 1:
+    if len({array.dtype == INT8 for name, array in found.items() if name not in rule.exact}) > 1:
         raise ValueError(f"{label} has moments in 8 bits beside others, which need them, too")
     return found
 

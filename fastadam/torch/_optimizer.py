@@ -19,6 +19,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from fastadam import _backend, _hyper, _rules
 from fastadam._arrays import Arrays, Counts, Written
 from fastadam._checks import check_separate, check_writable
+from fastadam._codecs import computed_in
 from fastadam._slots import LEAST_IN_INT8, form, rest_of, slot, state_like
 from fastadam._state import (
     read_number,
@@ -368,8 +369,9 @@ class Optimizer(torch.optim.Optimizer):
         first = memory_of(name, param)
         tensors: list[Memory | None] = [first]
         check_can_be_stored(name, param, options["state_dtype"])
-        like, dtype = stored_like(first.array, options["state_dtype"])
-        for number, key in enumerate(rule.states):
+        like, moments = stored_like(first.array, options["state_dtype"])
+        dtypes = rule.stored_as(moments, computed_in(like))
+        for number, (key, dtype) in enumerate(zip(rule.states, dtypes, strict=True)):
             asked = rule.asked.get(key)
             if asked is not None and not options[asked]:
                 tensors.append(None)
