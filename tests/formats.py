@@ -4,7 +4,7 @@ Numbers are taken apart with NumPy's float64, in which all of this is exact.
 """
 
 import numpy as np
-from members import MEMBERS
+from members import BY_NAME, MEMBERS
 from reference import bits
 
 BLOCK = 64  # numbers that share a scale in 8 bits
@@ -234,6 +234,9 @@ def encoded(member, numbers, state_dtype, seed, step):
     codes = {}
     for name in sorted(numbers, key=lambda name: name not in POSITIVE):
         x = numbers[name]
+        if name in BY_NAME[member].exact:
+            codes[name] = x
+            continue
         index = np.arange(x.size if state_dtype == "bfloat16" else -(-x.size // BLOCK) * BLOCK)
         number = list(STATES[member]).index(name)
         random = dither(seed, step, number, index, state_dtype).astype(np.int64)

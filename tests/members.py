@@ -31,6 +31,12 @@ class Member(NamedTuple):
         other one an array is stored in 8 bits, if beside any.
     torch : bool
         Whether torch.optim has a class of that name.
+    exact : frozenset of str
+        The arrays of state that no `state_dtype` changes.
+    takes_rows : bool
+        Whether a `RowGrad` may leave rows out.
+    averages_itself : bool
+        Whether `averaged_params` is a part of the member, which then has no `ema_decay`.
     """
 
     name: str
@@ -39,6 +45,9 @@ class Member(NamedTuple):
     digests: dict[str, Options]
     states: dict[str, str | None]
     torch: bool
+    exact: frozenset[str] = frozenset()
+    takes_rows: bool = True
+    averages_itself: bool = False
 
 
 def each_with_each(**values: tuple[Any, ...]) -> list[Options]:
@@ -141,12 +150,71 @@ MEMBERS = [
         states={"momentum_buffer": None},
         torch=True,
     ),
+    Member(
+        "ADOPT",
+        combinations=each_with_each(clip=(0.25, None), **DECOUPLED),
+        variants=[{"betas": (0.5, 0.75), "weight_decay": 0.1}, {"clip": None, **DECAY}],
+        digests={"": {"clip": 0.3}, ", unclipped": {"clip": None, "eps": 0.1, **DECAY}},
+        states={"exp_avg": None, "exp_avg_sq": None},
+        torch=False,
+    ),
+    Member(
+        "AdamWScheduleFree",
+        combinations=each_with_each(
+            warmup_steps=(0, 4), r=(0.0, 1.3), weight_lr_power=(2.0, 0.3), **COMMON
+        ),
+        variants=[{"warmup_steps": 3, "r": 0.7, "weight_decay": 0.1}, {}],
+        digests={"": {}, ", warmup": {"warmup_steps": 12.5, "r": 2.2, "weight_decay": 0.1}},
+        states={"z": None, "exp_avg_sq": None},
+        torch=False,
+        exact=frozenset({"z"}),
+        takes_rows=False,
+        averages_itself=True,
+    ),
+    Member(
+        "Lion",
+        combinations=each_with_each(**BETAS),
+        variants=[{"weight_decay": 0.1}],
+        digests={"": {"weight_decay": 0.1}},
+        states={"exp_avg": None},
+        torch=False,
+    ),
+    Member(
+        "AdEMAMix",
+        combinations=each_with_each(
+            betas=((0.9, 0.999, 0.9999), (0.5, 0.75, 0.8)),
+            t_alpha=(None, 3),
+            t_beta3=(None, 4.5),
+            **COMMON,
+        ),
+        variants=[
+            {"betas": (0.5, 0.75, 0.8), "t_alpha": 4, "t_beta3": 3, "weight_decay": 0.1},
+            {"alpha": 0.5},
+        ],
+        digests={
+            "": {},
+            ", schedules": {
+                "betas": (0.9, 0.99, 0.9995),
+                "t_alpha": 30,
+                "t_beta3": 40.5,
+                "weight_decay": 0.1,
+            },
+        },
+        states={"exp_avg_fast": "exp_avg_sq", "exp_avg_slow": "exp_avg_sq", "exp_avg_sq": None},
+        torch=False,
+    ),
 ]
+BY_NAME = {member.name: member for member in MEMBERS}
 NAMES = [member.name for member in MEMBERS]
 OF_TORCH = [member.name for member in MEMBERS if member.torch]
 #: Of each, the variant for tests that try only one.
 FIRST = {member.name: member.variants[0] for member in MEMBERS}
 VARIANTS = [(member.name, chosen) for member in MEMBERS for chosen in member.variants]
+
+
+def averaging(name: str, ema_decay: float | None = 0.5) -> Options:
+    """The options with which a member averages its parameters."""
+    return {} if BY_NAME[name].averages_itself else {"ema_decay": ema_decay}
 
 
 def has_codes(chosen: Options) -> bool:

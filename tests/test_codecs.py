@@ -3,7 +3,7 @@
 import formats
 import numpy as np
 import pytest
-from members import FIRST, VARIANTS, has_codes
+from members import FIRST, VARIANTS, averaging, has_codes
 from reference import bits
 
 import fastadam
@@ -335,9 +335,8 @@ def trained(member, chosen, state_dtype, lengths, dtype=np.float32, steps=3, **m
     rng = np.random.default_rng(9)
     with np.errstate(over="ignore"):
         params = [wide(rng, n).astype(dtype) for n in lengths]
-    opt = getattr(fastadam, member)(
-        params, lr=0.1, state_dtype=state_dtype, seed=2**32 - 1, ema_decay=0.5, **chosen, **more
-    )
+    options = {"lr": 0.1, "state_dtype": state_dtype, "seed": 2**32 - 1, **averaging(member)}
+    opt = getattr(fastadam, member)(params, **options, **chosen, **more)
     for step in range(steps):
         grads = [wide(rng, n) for n in lengths]
         if step == 1:

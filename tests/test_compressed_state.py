@@ -8,7 +8,7 @@ import tracemalloc
 import formats
 import numpy as np
 import pytest
-from members import FIRST, OF_TORCH
+from members import FIRST, OF_TORCH, averaging
 from reference import bits
 
 import fastadam
@@ -84,12 +84,12 @@ def test_an_interrupted_run_has_the_same_bytes(member, dtype, state_dtype, tmp_p
     def other():
         """Of other parameters and options, which a load replaces."""
         return train(
-            make(member, dtype, state_dtype, start=1, seed=9, ema_decay=0.5),
+            make(member, dtype, state_dtype, start=1, seed=9, **averaging(member)),
             np.random.default_rng(2),
             1,
         )
 
-    opt = make(member, dtype, state_dtype, seed=3, ema_decay=0.5)
+    opt = make(member, dtype, state_dtype, seed=3, **averaging(member))
     rng = np.random.default_rng(4)
     train(opt, rng, 3)
     runs = {"copy": copy.deepcopy(opt), "pickle": pickle.loads(pickle.dumps(opt))}
@@ -243,17 +243,17 @@ def test_moments_of_an_array_without_axes_are_arrays(state_dtype, dtype):
 @pytest.mark.parametrize("member", FIRST)
 def test_float32_moments_are_rounded_as_in_the_step(member, dtype, state_dtype):
     """After the first step, before which all are zero, the same numbers were rounded there."""
-    options = {"seed": 11, "ema_decay": 0.5}
+    options = {"seed": 11, **averaging(member)}
     plain, coded = make(member, dtype, **options), make(member, dtype, state_dtype, **options)
     for run in plain, coded:
         train(run, np.random.default_rng(10), 1)
-    loaded = make(member, dtype, state_dtype, ema_decay=0.5)
+    loaded = make(member, dtype, state_dtype, **averaging(member))
     for key, param in loaded.params.items():
         param[...] = plain.params[key]
     saved = plain.state_dict()
     loaded.load_state_dict(saved)
     assert seen(loaded) == seen(coded)
-    again = make(member, dtype, state_dtype, ema_decay=0.5)
+    again = make(member, dtype, state_dtype, **averaging(member))
     saved["param_groups"][0]["seed"] = 12
     again.load_state_dict(saved)
     if (member, dtype, state_dtype) != ("SGD", BFLOAT16, "bfloat16"):  # whose first is a gradient
@@ -596,7 +596,7 @@ def test_safetensors_hold_what_their_dtypes_say(tmp_path):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("member", FIRST)
 def test_state_bytes_are_those_of_the_arrays(member, dtype, state_dtype):
-    opt = make(member, dtype, state_dtype, ema_decay=0.5)
+    opt = make(member, dtype, state_dtype, **averaging(member))
     for _ in range(2):
         assert opt.state_bytes == sum(
             value.nbytes

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from formats import slot
-from members import MEMBERS, NAMES, OF_TORCH
+from members import MEMBERS, NAMES, OF_TORCH, averaging
 from reference import bits
 
 import fastadam
@@ -70,9 +70,10 @@ def test_the_tables_states_are_those_that_its_variants_keep(member):
 def test_the_bits_are_those_of_numpy(name, chosen, dtype, backend):
     lengths = [7, 1, 33, 1100]
     for ema_decay in (None, 0.75):
-        got = train(name, chosen, dtype, lengths, ema_decay=ema_decay)
+        more = averaging(name, ema_decay)
+        got = train(name, chosen, dtype, lengths, **more)
         with _backend.using("numpy"):
-            want = train(name, chosen, dtype, lengths, ema_decay=ema_decay)
+            want = train(name, chosen, dtype, lengths, **more)
         assert len(got) == len(want)
         for x, y in zip(got, want, strict=True):
             assert bits(x) == bits(y)
@@ -86,7 +87,8 @@ def test_threads_and_large_arrays_change_no_bit(member):
     try:
         for threads in (1, 2, 3):
             fastadam.set_num_threads(threads)
-            results.append(train(name, chosen, np.float32, [2**21 + 77, 70_000], 2, ema_decay=0.5))
+            lengths = [2**21 + 77, 70_000]
+            results.append(train(name, chosen, np.float32, lengths, 2, **averaging(name)))
     finally:
         fastadam.set_num_threads(before)
     for other in results[1:]:
@@ -169,12 +171,12 @@ class TestAgainstTorch:
 def test_state_dicts_go_on_bit_for_bit(name, chosen):
     rng = np.random.default_rng(42)
     p = {"w": draw(rng, (3, 4), np.float32), "b": draw(rng, (4,), np.float64)}
-    opt = getattr(fastadam, name)(p, lr=0.1, ema_decay=0.9, **chosen)
+    opt = getattr(fastadam, name)(p, lr=0.1, **averaging(name), **chosen)
     grads = [{k: draw(rng, x.shape, x.dtype) for k, x in p.items()} for _ in range(6)]
     for g in grads[:3]:
         opt.step(g)
     q = {k: x.copy() for k, x in p.items()}
-    again = getattr(fastadam, name)(q, ema_decay=0.9)
+    again = getattr(fastadam, name)(q, **averaging(name))
     again.load_state_dict(opt.state_dict())
     for g in grads[3:]:
         opt.step(g)

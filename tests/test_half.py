@@ -3,7 +3,7 @@
 import formats
 import numpy as np
 import pytest
-from members import VARIANTS
+from members import VARIANTS, averaging
 from reference import bits
 
 import fastadam
@@ -134,7 +134,7 @@ def test_parameters_are_the_rounded_float32_run(member, chosen, dtype):
     lr = schedules.join(
         [schedules.linear(1e-4, 0.01, 100), schedules.cosine_decay(0.01, 900)], [100]
     )
-    options = {"lr": lr, "ema_decay": 0.99, "max_grad_norm": 30.0, **chosen}
+    options = {"lr": lr, "max_grad_norm": 30.0, **averaging(member, 0.99), **chosen}
     make = getattr(fastadam, member)
     opt, twin = make(p, **options), make(q, **options)
     for step, g in enumerate(draws(n, 1000)):

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-from members import FIRST
+from members import BY_NAME, FIRST
 from reference import bits
 
 import fastadam
@@ -48,7 +48,7 @@ def check(table, grads, dense, member="Adam", **options):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(20, 7), (20,), (20, 1), (20, 3, 2), (20, 0)])
-@pytest.mark.parametrize("member", FIRST)
+@pytest.mark.parametrize("member", [name for name in FIRST if BY_NAME[name].takes_rows])
 def test_rows_are_stepped_as_dense_ones(dtype, shape, member):
     rng = np.random.default_rng(50)
     table = draw(rng, shape, dtype)
@@ -325,3 +325,15 @@ def test_rows_are_lazy():
         seen.append([round(dense[1, 0], 3), round(lazy[1, 0], 3)])
     assert seen == [[-0.1, -0.1], [-0.167, -0.1]]
     assert dense[0] == lazy[0]
+
+
+@pytest.mark.parametrize("member", [name for name in FIRST if not BY_NAME[name].takes_rows])
+def test_members_that_need_all_rows_say_so(member):
+    table = np.ones((4, 2))
+    opt = getattr(fastadam, member)({"E": table}, **{**FIRST[member], "weight_decay": 0.0})
+    grad = RowGrad([1], np.ones((1, 2)))
+    for call in (opt.step, opt.accumulate):
+        with pytest.raises(ValueError, match=r"grads\['E'\] is a RowGrad.*give a dense gradient"):
+            call({"E": grad})
+    assert (table == 1).all()
+    assert opt.finished_steps == 0

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from members import NAMES
+from members import BY_NAME, NAMES, averaging
 from model import Model
 from reference import bits
 
@@ -126,6 +126,9 @@ OPTIONS = {
     "lr": LRS, "weight_decay": DECAYS, "betas": BETAS, "eps": st.sampled_from([1e-8, 1.0]),
     "momentum_decay": st.sampled_from([0.0, 0.004]), "alpha": st.sampled_from([0.99, 0.5]),
     "momentum": st.sampled_from([0.0, 0.5]), "dampening": st.sampled_from([0.0, 0.5]),
+    "clip": st.sampled_from([None, 0.25]), "t_alpha": st.sampled_from([None, 3]),
+    "t_beta3": st.sampled_from([None, 2.5]), "warmup_steps": st.sampled_from([0, 2]),
+    "r": st.sampled_from([0.0, 1.5]), "weight_lr_power": st.sampled_from([2.0, 0.0]),
     "state_dtype": st.none(), "seed": st.just(0),
 }  # fmt: skip
 for flag in (
@@ -185,8 +188,10 @@ class Machine(RuleBasedStateMachine):
         options = self.draw_options(data, member)
         clip = data.draw(st.sampled_from([None, None, 4.0]))
         ema = data.draw(st.sampled_from([None, None, 0.5]))
+        if BY_NAME[name].averages_itself:
+            ema = None
         skip = data.draw(st.booleans())
-        settings = {"max_grad_norm": clip, "ema_decay": ema, "skip_nonfinite": skip}
+        settings = {"max_grad_norm": clip, "skip_nonfinite": skip, **averaging(name, ema)}
         self.model = Model(member, clip, skip, ema)
         self.grouped = data.draw(st.booleans())
         self.nests = []
@@ -209,6 +214,8 @@ class Machine(RuleBasedStateMachine):
     def draw_options(self, data, member):
         names = inspect.signature(member).parameters.keys() & member(np.zeros(1)).defaults.keys()
         options = data.draw(st.fixed_dictionaries({name: OPTIONS[name] for name in sorted(names)}))
+        if "t_beta3" in options:
+            options["betas"] = (*options["betas"], 0.875)
         if options.get("nesterov"):
             options |= {"momentum": 0.5, "dampening": 0.0}  # which it needs
         return options
@@ -236,6 +243,7 @@ class Machine(RuleBasedStateMachine):
             whole = quarters(rng, param)
             decay = self.model.options[group]["weight_decay"]
             lazy = decay == 0 and self.model.ema_decay is None and param.flags.c_contiguous
+            lazy = lazy and not self.model.rule.needs_all_rows
             measures = self.model.clip is not None or self.model.skip
             if kind == "none":
                 given.append(None)
