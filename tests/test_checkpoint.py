@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from members import NAMES
+from members import NAMES, averaging
 from reference import bits
 
 import fastadam
@@ -58,14 +58,14 @@ def snapshot(opt):
 def test_training_goes_on(member, suffix, tmp_path):
     pytest.importorskip("safetensors")
     path = tmp_path / f"state.{suffix}"
-    params, opt = make(member, ema_decay=0.9, max_grad_norm=1.0)
+    params, opt = make(member, max_grad_norm=1.0, **averaging(member))
     rng = np.random.default_rng(71)
     for _ in range(3):
         opt.step(draw(rng))
     opt.param_groups[0]["name"] = "all"
     opt.save(path)
     copied = copy.deepcopy(params)
-    again = getattr(fastadam, member)(copied, lr=0.5, ema_decay=0.9, max_grad_norm=1.0)
+    again = getattr(fastadam, member)(copied, lr=0.5, max_grad_norm=1.0, **averaging(member))
     again.load(str(path))
     assert snapshot(again) == snapshot(opt)
     for _ in range(3):
@@ -400,7 +400,7 @@ def test_any_header_is_taken_or_refused_in_words(tmp_path, data):
             {"params": {"a": np.ones(2), 1: np.ones(3, np.float32)}},
             {"params": {"b": np.ones(())}, "lr": schedules.linear(0.1, 0.0, 9)},
         ]
-        opt = getattr(fastadam, member)(groups, lr=0.1, ema_decay=0.5)
+        opt = getattr(fastadam, member)(groups, lr=0.1, **averaging(member))
         opt.step([{"a": np.ones(2), 1: np.ones(3, np.float32)}, {"b": np.ones(())}])
         return opt
 

@@ -39,7 +39,9 @@ class Lion(Optimizer):
     ema_decay : float, optional
         Keep a moving average of the parameters; see `averaged_params`.
     state_dtype : {None, "bfloat16", "int8"}, optional
-        How the momentum is stored; see `Adam`.
+        How the momentum is stored; see `Adam`. There is no second moment here in whose units
+        8 bits could be: where gradients of a block differ a hundred times and more, the signs of
+        the smallest are partly noise.
     seed : int, optional
         Decides how numbers are rounded that are stored in fewer bits; see `Adam`.
 
