@@ -13,7 +13,8 @@ array([1., 1., 1.])
 
 What else there is:
 
-- `AdamW`, `NAdam`, `RAdam`, `Adamax`, `RMSprop` and `SGD`, used in the same way;
+- `AdamW`, `NAdam`, `RAdam`, `Adamax`, `RMSprop` and `SGD`, used in the same way, and so are
+  `ADOPT`, `AdamWScheduleFree`, `Lion` and `AdEMAMix`, which torch.optim does not have;
 - `schedules`, learning rates that change from step to step;
 - `RowGrad`, the gradient of some rows of a table;
 - `adam_step`, one step on arrays without an optimizer object;

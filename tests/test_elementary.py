@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastadam
-from fastadam._elementary import Power, half_cosine, real_power
+from fastadam._elementary import Power, half_cosine, half_life_ratio, real_power, root_power
 
 DIGITS = Context(prec=60, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
@@ -50,6 +50,30 @@ def test_powers_are_rounded_to_nearest():
                 assert Power()(base, n) == float(exact)
                 checked += 1
     assert checked > 3000
+
+
+def test_powers_by_roots():
+    """Of numbers of steps, learning rates and decay rates, to less than 1e-14."""
+    draw = random.Random(3)
+    for _ in range(2000):
+        exponent = draw.choice([draw.random(), draw.uniform(0, 16), 2.0, 0.25, 1 / 3])
+        base = draw.choice([float(draw.randrange(1, 2**53)), 10 ** draw.uniform(-12, 2)])
+        exact = exact_power(base, exponent)
+        error = DIGITS.subtract(Decimal(root_power(base, exponent)), exact)
+        assert abs(DIGITS.divide(error, exact)) < Decimal("1e-14")
+    assert root_power(16.0, 0.25) == 2.0
+    assert root_power(0.0, 0.0) == root_power(3.0, 0.0) == 1.0
+    assert root_power(0.0, 0.5) == root_power(0.0, 2.0) == root_power(0.999, 1e300) == 0.0
+
+
+def test_ratios_of_half_lives():
+    draw = random.Random(4)
+    for _ in range(200):
+        first, second = draw.random(), 1 - 10 ** -draw.uniform(0, 9)
+        exact = DIGITS.divide(DIGITS.ln(Decimal(second)), DIGITS.ln(Decimal(first)))
+        assert half_life_ratio(first, second) == float(exact)
+    assert half_life_ratio(0.0, 0.9) == 0.0
+    assert half_life_ratio(0.9, 0.9) == 1.0
 
 
 @pytest.mark.parametrize("n", [1, 2, 63, 10**6, 2**31, 2**53 - 1, 2**62])

@@ -87,19 +87,34 @@ typedef struct {
     int param, grad, moments;
 } formats;
 
-/* Rules' states that are not negative, and which one is a state's unit, as 1 + its number. */
+/* Of each rule the states that are not negative and those that stay plain, as bits; which one is a
+   state's unit, as 1 + its number; and whether that one's root is. */
+static const struct {
+    const char *rule;
+    int positive, exact, unit[FA_STATES], root;
+} storage[] = {
+    {"adam", 6, 0, {2}, 1},    {"nadam", 2, 0, {2}, 1},
+    {"radam", 2, 0, {2}, 1},   {"adamax", 2, 0, {2}, 0},
+    {"rmsprop", 1, 0, {0}, 0}, {"sgd", 0, 0, {0}, 0},
+    {"lion", 0, 0, {0}, 0},    {"adopt", 2, 0, {0}, 0},
+    {"ademamix", 4, 0, {3, 3}, 1}, {"schedule_free", 2, 1, {0}, 0},
+};
+
 static fa_format format_of(const char *rule, const formats *f)
 {
     fa_format format = {.param = (unsigned char)f->param};
-    format.root = f->moments == SMALLER && strcmp(rule, "adamax") != 0;
-    const int first_moment = strcmp(rule, "rmsprop") != 0 && strcmp(rule, "sgd") != 0;
+    size_t i = 0;
+    while (strcmp(storage[i].rule, rule) != 0)
+        if (++i == sizeof storage / sizeof *storage)
+            abort(); /* a new rule needs a row */
+    format.root = f->moments == SMALLER && storage[i].root;
     for (int k = 0; k < FA_STATES; k++) {
-        const int positive = first_moment ? k > 0 : k == 0 && strcmp(rule, "sgd") != 0;
-        format.state[k] = f->moments == SMALL    ? FA_BFLOAT16
-                          : f->moments == PLAIN ? FA_PLAIN
-                          : positive             ? FA_POSITIVE8
-                                                 : FA_SIGNED8;
-        format.unit[k] = f->moments == SMALLER && k == 0 && first_moment ? 2 : 0;
+        const int small = storage[i].exact >> k & 1 ? PLAIN : f->moments;
+        format.state[k] = small == SMALL                    ? FA_BFLOAT16
+                          : small == PLAIN                  ? FA_PLAIN
+                          : storage[i].positive >> k & 1 ? FA_POSITIVE8
+                                                            : FA_SIGNED8;
+        format.unit[k] = small == SMALLER ? (unsigned char)storage[i].unit[k] : 0;
     }
     return format;
 }
@@ -305,6 +320,10 @@ static void check_rules(void)
                               .weight_decay = variant & 1 ? 0.1 : 0, .alpha = 0.99,
                               .momentum = variant & 2 ? 0.9 : 0, .dampening = 0.1,
                               .psi = 0.9998, .ema_decay = 0.9,
+                              .beta3 = 0.9999, .half_life_ratio = 0.001,
+                              .t_alpha = variant & 2 ? 2.5 : 0, .t_beta3 = variant & 4 ? 5 : 0,
+                              .clip = variant & 4 ? -1 : 0.3, .r = variant & 2 ? 1.7 : 0,
+                              .warmup_steps = variant & 4 ? 2 : 0, .weight_lr_power = 2,
                               .amsgrad = variant >> 2 & 1, .nesterov = variant >> 2 & 1,
                               .centered = variant >> 2 & 1,
                               .decoupled_weight_decay = variant >> 3 & 1,
@@ -324,7 +343,7 @@ static void check_large(void)
             problem p = {
                 .rule = rule, .dtype = dtype, .n = 2, .sizes = {400000, 70001}, .norm = 1,
                 .hyper = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .alpha = 0.99,
-                          .ema_decay = 0.9, .psi = 0.9998},
+                          .ema_decay = 0.9, .psi = 0.9998, .beta3 = 0.9999},
                 .averaged = rule % 2, .with_rows = rule % 3 == 1, .origin = rule * 1000,
             };
             if (rule == 0)
@@ -345,6 +364,7 @@ static void check_formats(void)
                 .hyper = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 5,
                           .weight_decay = variant & 1 ? 0.1 : 0, .alpha = 0.99,
                           .momentum = variant & 2 ? 0.9 : 0, .psi = 0.9998, .ema_decay = 0.9,
+                          .beta3 = 0.9999, .clip = variant & 4 ? -1 : 0.25,
                           .amsgrad = variant >> 2 & 1, .nesterov = variant >> 2 & 1,
                           .centered = variant >> 2 & 1},
                 .averaged = variant % 3 == 0, .with_rows = variant % 2,
