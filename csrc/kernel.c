@@ -276,23 +276,43 @@ FA_RULES(HALVES_KERNEL)
 #undef ARGUMENTS
 #endif
 
-/* The same loads and stores as a step of Adam with one addition each: what the memory and
-   the load and store units allow. Benchmarks hold the rule against it. */
+/* One addition for each store of a step that keeps so many arrays of state. */
+FA_INLINE void touch_one(const int states, const pointers *to, int64_t i, const int whole,
+                         int64_t n)
+{
+    const real g = get(to->grad + i, whole, n);
+    put(to->param + i, get(to->param + i, whole, n) + g, whole, n);
+    for (int j = 0; j < states; j++)
+        put(to->state[j] + i, get(to->state[j] + i, whole, n) + g, whole, n);
+}
+
+FA_INLINE void touch_all(const int states, const pointers *all, int64_t n)
+{
+    const pointers to = *all;
+    int64_t i = 0;
+    for (; n - i >= FA_LANES; i += FA_LANES)
+        touch_one(states, &to, i, 1, 0);
+    if (i < n)
+        touch_one(states, &to, i, 0, n - i);
+}
+
+/* The loads and stores of a step: what the memory and the load and store units allow. Benchmarks
+   hold the rules against it. */
 static void FA_EXPORT(touch)(const fa_view *view, int64_t n, int ahead)
 {
-    const pointers to = pointers_of(view);
-    number *restrict p = to.param;
-    number *restrict m = to.state[0];
-    number *restrict v = to.state[1];
-    const number *restrict g = to.grad;
-
+    pointers to = pointers_of(view);
+    int states = 0;
     (void)ahead;
-    for (int64_t i = 0; i < n; i++) {
-        const number x = g[i];
-        p[i] = p[i] + x;
-        m[i] = m[i] + x;
-        v[i] = v[i] + x;
-    }
+    for (int j = 0; j < FA_STATES; j++)
+        if (to.state[j])
+            to.state[states++] = to.state[j];
+    _Static_assert(FA_STATES == 3, "the switch has a case for each number of arrays");
+#define TOUCH(states) \
+    case states: \
+        touch_all(states, &to, n); \
+        break;
+    switch (states) { TOUCH(0) TOUCH(1) TOUCH(2) TOUCH(3) }
+#undef TOUCH
 }
 
 /* The sum of squares of the numbers times `scale`. Sixteen interleaved sums fill

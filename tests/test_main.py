@@ -8,9 +8,11 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import fastadam
+from fastadam import family
 from fastadam.__main__ import main
 from fastadam._bench import cli, rivals
 from fastadam._bench.timing import measure
@@ -144,6 +146,33 @@ def test_bench_gives_every_library_as_many_threads(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", torch)
     set_threads(3)
     assert given == [1, 1, 3, 2]
+
+
+@pytest.mark.parametrize("member", family.__all__)
+def test_the_streams_are_those_of_each_member(member, backend):
+    """One addition for each number of the parameter and of the state."""
+    if backend == "numpy":
+        pytest.skip("only the compiled backend has them")
+    param = np.ones(1001, np.float32)
+    opt = getattr(fastadam, member)(param)
+    opt._batch.streams(np.full_like(param, 2))
+    (slot,) = opt._batch.arrays.slots
+    states = [state for state in slot.state if state is not None]
+    assert np.all(param == 3)
+    assert opt.state_bytes == sum(state.nbytes for state in states)
+    assert all(np.all(state == 2) for state in states)
+
+
+@pytest.mark.parametrize(
+    "options", [{"state_dtype": "bfloat16"}, {"state_dtype": "int8"}, {"dtype": np.float16}]
+)
+def test_the_streams_of_fewer_bits_are_refused(options, backend):
+    if backend == "numpy":
+        pytest.skip("only the compiled backend has them")
+    grad = np.ones(2**14, options.get("dtype", np.float32))
+    opt = fastadam.Adam(grad.copy(), state_dtype=options.get("state_dtype"))
+    with pytest.raises(ValueError, match="fewer bits"):
+        opt._batch.streams(grad)
 
 
 class TestAPicture:
