@@ -121,7 +121,7 @@ def tests(session):
 
 @nox.session(tags=["ci"])
 def examples(session):
-    """README: digits.py with at least 97 % each; the adapters' examples."""
+    """README: digits.py with at least 97 % each; weaknesses.py in short; the adapters' examples."""
     session.install(TORCH, ".[examples,scipy]")
     folder = session.create_tmp()
     sh(
@@ -131,6 +131,8 @@ def examples(session):
         f"grep -oE '[a-zA-Z] +[0-9.]+%' {folder}/digits"
         " | awk '{ n += ($2 + 0 >= 97) } END { exit n != 2 }'",
     )
+    quick = ["--quick", "--plot", f"{folder}/weaknesses.png"]
+    session.run("python", "examples/weaknesses.py", *quick)
     session.run("python", "examples/torch_classifier.py")
     session.run("python", "examples/sklearn_mlp.py")
     session.run("python", "examples/scipy_minimize.py", "--plot", f"{folder}/scipy.png")
