@@ -7,12 +7,14 @@ import pathlib
 import re
 import sys
 
+import numpy as np
 import pytest
 
 import fastadam
 from fastadam import _config, _rows, _threads, family, functional, optimizer, schedules
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
+CHOOSING = README.parent / "docs/choosing.md"
 
 
 MEMBERS = dict.fromkeys(sys.modules[getattr(family, name).__module__] for name in family.__all__)
@@ -95,3 +97,15 @@ def test_public_names_are_documented():
     for name, method in vars(optimizer.Optimizer).items():
         if callable(method) and not name.startswith("_"):
             assert ">>>" in method.__doc__ or "See `" in method.__doc__, f"{name} has no example"
+
+
+def test_choosing_has_every_member_with_its_memory():
+    table = CHOOSING.read_text().partition("| member |")[2].partition("\n\n")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    assert {row[0].strip("`").partition("(")[0] for row in rows} == set(family.__all__)
+    for call, _, _, arrays, n_bytes, *_ in rows:
+        name, options = re.fullmatch(r"`(\w+)\((.*)\)`", call).groups()
+        param = np.zeros(2**16, np.float32)
+        opt = getattr(fastadam, name)(param, **eval(f"dict({options})"))
+        state = [array for array in opt._batch.arrays.slots[0].state if array is not None]
+        assert (len(state), round(opt.state_bytes / param.size, 2)) == (int(arrays), float(n_bytes))
