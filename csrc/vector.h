@@ -20,12 +20,14 @@
 
 #if FA_BITS == 32
 #define FA_SMALLEST_NORMAL FLT_MIN
+#define FA_PER_SMALLEST_NORMAL 0x1p126f
 #define FA_SQRT sqrtf
 #define FA_ABS fabsf
 typedef int32_t integer;
 typedef uint32_t natural;
 #else
 #define FA_SMALLEST_NORMAL DBL_MIN
+#define FA_PER_SMALLEST_NORMAL 0x1p1022
 #define FA_SQRT sqrt
 #define FA_ABS fabs
 typedef int64_t integer;
@@ -56,6 +58,27 @@ typedef FA_REAL number;
 #endif
 
 enum { FA_LANES = FA_BYTES / (FA_BITS / 8) };
+/* x86's vectors, and what it does to them. */
+#if FA_BYTES == 64 && FA_BITS == 32
+typedef __m512 packed;
+#define FA_PACKED(operation) _mm512_##operation##_ps
+#elif FA_BYTES == 64
+typedef __m512d packed;
+#define FA_PACKED(operation) _mm512_##operation##_pd
+#elif FA_BYTES == 32 && FA_BITS == 32
+typedef __m256 packed;
+#define FA_PACKED(operation) _mm256_##operation##_ps
+#elif FA_BYTES == 32
+typedef __m256d packed;
+#define FA_PACKED(operation) _mm256_##operation##_pd
+#elif defined(__SSE2__) && FA_BITS == 32
+typedef __m128 packed;
+#define FA_PACKED(operation) _mm_##operation##_ps
+#elif defined(__SSE2__)
+typedef __m128d packed;
+#define FA_PACKED(operation) _mm_##operation##_pd
+#endif
+
 typedef number real __attribute__((vector_size(FA_BYTES)));
 typedef integer bits __attribute__((vector_size(FA_BYTES)));
 typedef real unaligned __attribute__((aligned(FA_BITS / 8), may_alias));
@@ -142,25 +165,12 @@ FA_INLINE real select(bits mask, real a, real b) /* a where the mask is set */
     return (real)(((bits)a & mask) | ((bits)b & ~mask));
 }
 
-#if defined(FA_ESTIMATE) && FA_BYTES == 64 && FA_BITS == 32
+#if defined(FA_ESTIMATE) && FA_BITS == 32
 FA_INLINE real root(real x) { return (real)root_float32x16((__m512)x); }
-#elif defined(FA_ESTIMATE) && FA_BYTES == 64
+#elif defined(FA_ESTIMATE)
 FA_INLINE real root(real x) { return (real)root_float64x8((__m512d)x); }
-#elif FA_BYTES == 64
-FA_INLINE real root(real x)
-{
-    return FA_BITS == 32 ? (real)_mm512_sqrt_ps((__m512)x) : (real)_mm512_sqrt_pd((__m512d)x);
-}
-#elif FA_BYTES == 32
-FA_INLINE real root(real x)
-{
-    return FA_BITS == 32 ? (real)_mm256_sqrt_ps((__m256)x) : (real)_mm256_sqrt_pd((__m256d)x);
-}
 #elif defined(__SSE2__)
-FA_INLINE real root(real x)
-{
-    return FA_BITS == 32 ? (real)_mm_sqrt_ps((__m128)x) : (real)_mm_sqrt_pd((__m128d)x);
-}
+FA_INLINE real root(real x) { return (real)FA_PACKED(sqrt)((packed)x); }
 #else
 FA_INLINE real root(real x) /* one instruction a vector, too: the loop goes away */
 {
@@ -173,12 +183,6 @@ FA_INLINE real root(real x) /* one instruction a vector, too: the loop goes away
 FA_INLINE real normal(real x)
 {
     return (real)((bits)x & ~(bits)(magnitude(x) < FA_SMALLEST_NORMAL));
-}
-/* 1, -1 or 0; a NaN stays one. */
-FA_INLINE real sign(real x)
-{
-    const real one = spread(1), zero = spread(0);
-    return select((bits)(x > zero), one, select((bits)(x < zero), -one, select((bits)(x != x), x, zero)));
 }
 /* b unless a is greater, or a NaN. */
 FA_INLINE real maximum(real a, real b)
@@ -194,6 +198,15 @@ FA_INLINE real maximum(real a, real b)
 #endif
 }
 
+/* The bound where x is below it, or above it; a NaN stays one. x86 has an instruction for each. */
+#if defined(__SSE2__)
+FA_INLINE real at_least(real x, real bound) { return (real)FA_PACKED(max)((packed)bound, (packed)x); }
+FA_INLINE real at_most(real x, real bound) { return (real)FA_PACKED(min)((packed)bound, (packed)x); }
+#else
+FA_INLINE real at_least(real x, real bound) { return select((bits)(bound > x), bound, x); }
+FA_INLINE real at_most(real x, real bound) { return select((bits)(bound < x), bound, x); }
+#endif
+
 #else
 
 enum { FA_LANES = 1 };
@@ -206,8 +219,18 @@ FA_INLINE void store_first(number *to, real x, int64_t n) { *to = n ? x : *to; }
 FA_INLINE real magnitude(real x) { return FA_ABS(x); }
 FA_INLINE real root(real x) { return FA_SQRT(x); }
 FA_INLINE real normal(real x) { return FA_ABS(x) < FA_SMALLEST_NORMAL ? 0 : x; }
-FA_INLINE real sign(real x) { return x > 0 ? 1 : x < 0 ? -1 : x != x ? x : 0; }
 FA_INLINE real maximum(real a, real b) { return a > b || a != a ? a : b; }
+FA_INLINE real at_least(real x, real bound) { return bound > x ? bound : x; }
+FA_INLINE real at_most(real x, real bound) { return bound < x ? bound : x; }
 
 #endif
+
+/* 1 or -1, but smaller than that below the smallest normal number, and 0 for 0; a NaN stays one.
+   With comparisons in place of the product, a step of Lion took 1.2 times as long (AVX-512). */
+FA_INLINE real sign(real x)
+{
+    const real one = spread(1);
+    return at_most(at_least(x * FA_PER_SMALLEST_NORMAL, -one), one);
+}
+
 #endif

@@ -31,9 +31,9 @@ FA_RULE adopt(const constants *k, real p, real g, real s[], int flags)
         s[1] = normal(g * g);
         return p;
     }
-    real ratio = g / maximum(root(v), k->eps);
+    real ratio = g / at_least(root(v), k->eps);
     if (flags & ADOPT_CLIPPED)
-        ratio = -maximum(-maximum(ratio, -k->limit), -k->limit);
+        ratio = at_most(at_least(ratio, -k->limit), k->limit);
     const real m = s[0] = normal(k->b1 * s[0] + k->c1 * ratio);
     s[1] = normal(k->b2 * v + k->c2 * (g * g));
     return p * k->keep - k->step_size * m;

@@ -18,7 +18,8 @@ def step(k: Scalars, p: Vector, g: Vector, s: Any, a: Vector, b: Vector, c: Vect
     (m,) = s
     np.multiply(k.b1, m, out=a)
     a += np.multiply(k.c1, g, out=b)
-    direction = np.sign(a, out=a)
+    a *= k.per_smallest_normal
+    direction = np.clip(a, -1, 1, out=a)  # its sign
     decayed(k, m, k.b2, k.c2, g, b)
     moved(k, p, np.multiply(k.step_size, direction, out=a))
 

@@ -99,6 +99,7 @@ class Scalars:
         self.rule, self.hyper = rule, hyper
         self.dtype = dtype
         self.smallest_normal = SMALLEST_NORMAL[dtype]
+        self.per_smallest_normal = self.real(1 / self.smallest_normal)
         self.weight_decay = self.real(hyper.weight_decay)
         self.coupled = not hyper.decoupled_weight_decay and hyper.weight_decay != 0
         self.ema_decay, self.ema_share = self.shares(hyper.ema_decay)

@@ -54,7 +54,7 @@ class Lion(Optimizer):
     -----
     ::
 
-        direction = sign(b1*m + (1 - b1)*g)    # 1, -1 or 0
+        direction = sign(b1*m + (1 - b1)*g)    # 1, -1 or 0 (below 1e-38, between them)
         m         = b2*m + (1 - b2)*g
         p         = p*keep - lr*direction
 
