@@ -33,6 +33,12 @@ def public(module):
     return [(name, getattr(module, name)) for name in module.__all__]
 
 
+def homes(value):
+    """The modules of ours in which a function, or a class and what it is derived from, is."""
+    found = value.__mro__ if inspect.isclass(value) else [value]
+    return {one.__module__ for one in found if one.__module__.startswith("fastadam")}
+
+
 def is_called(value):
     """Whether it is a function or a class of which users make objects."""
     is_code = inspect.isfunction(value) or inspect.isclass(value)
@@ -63,7 +69,8 @@ def test_readme(block, capsys):
 def test_adapters(name):
     pytest.importorskip(name)
     module = importlib.import_module(f"fastadam.{name}")
-    run_examples(module)
+    for home in {home for _, value in public(module) for home in homes(value)}:
+        run_examples(sys.modules[home])
     for name, value in public(module):
         text = value.__doc__
         assert ">>>" in text or "See `" in text, f"{name} has no example"

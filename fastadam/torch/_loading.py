@@ -15,7 +15,7 @@ from fastadam._state import RESTS, check_stored, converted, read_step, rest_name
 from fastadam._types import Array
 from fastadam.torch._dtensor import local_of, origin_of, spread_like
 from fastadam.torch._memory import HALF, array_of, as_bytes, stored_like, tensor_of, torch_dtype
-from fastadam.torch._options import check_storage
+from fastadam.torch._options import STEPPED_IN_FLOAT32, check_group
 
 
 class _Prepared:
@@ -44,9 +44,10 @@ def prepare_state(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any] 
     if sizes != own_sizes:
         return None  # torch says so
     for i, (saved, group) in enumerate(zip(groups, own_groups, strict=True)):
+        for key in optimizer._rule.options:
+            saved.setdefault(key, group[key])
         saved["state_dtype"] = group["state_dtype"]
-        saved.setdefault("seed", group["seed"])
-        check_storage({**saved, "params": group["params"]}, i)
+        check_group({**saved, "params": group["params"]}, i, optimizer._rule)
     params = params_of(groups, own_groups)
     state = {
         key: _prepared(optimizer._rule, f"state dict: state[{key!r}]", entry, *params[key])
@@ -154,7 +155,7 @@ def _moments(
 def _is_stepped_in_float32(param: torch.Tensor) -> bool:
     """Whether a parameter is, so that its state may be stored in fewer bits."""
     return (
-        param.dtype in (torch.float32, torch.complex64, *HALF)
+        param.dtype in STEPPED_IN_FLOAT32
         and (param.device.type, param.layout) == ("cpu", torch.strided)
         and not (param.is_conj() or param.is_neg())
     )

@@ -57,7 +57,8 @@ from fastadam.torch._memory import (
 from fastadam.torch._options import (
     STORAGE,
     check_can_be_stored,
-    check_storage,
+    check_group,
+    check_options,
     name_of,
     read_group,
     refuse,
@@ -108,16 +109,20 @@ class Optimizer(torch.optim.Optimizer):
     """What the classes share: the step."""
 
     _rule: ClassVar[_rules.Rule]
+    #: The options that torch's class lacks, as they are where a pickle does not have them.
+    _lacking: ClassVar[dict[str, Any]] = STORAGE
 
-    def __init__(self, params: Any, *, state_dtype: Any, seed: Any, **options: Any) -> None:
+    def __init__(self, params: Any, **options: Any) -> None:
         refuse(options)
         self._kept = _Kept()
+        lacking = {key: options.pop(key) for key in self._lacking}
         super().__init__(params, **options)
-        self.defaults.update(state_dtype=state_dtype, seed=seed)
+        self.defaults.update(lacking)
+        check_options(self.defaults, self._rule)
         for number, group in enumerate(self.param_groups):
-            for key in STORAGE:
-                group.setdefault(key, self.defaults[key])
-            check_storage(group, number)
+            for key, value in lacking.items():
+                group.setdefault(key, value)
+            check_group(group, number, self._rule)
         # torch's fused classes ask a GradScaler to leave its work to them.
         self._step_supports_amp_scaling = False
 
@@ -125,7 +130,7 @@ class Optimizer(torch.optim.Optimizer):
         self.__dict__.setdefault("_kept", _Kept())
         self.state = unwrapped(state["state"])
         super().__setstate__({key: value for key, value in state.items() if key != "state"})
-        for key, value in STORAGE.items():
+        for key, value in self._lacking.items():
             self.defaults.setdefault(key, value)
             for group in self.param_groups:
                 group.setdefault(key, self.defaults[key])
@@ -164,7 +169,7 @@ class Optimizer(torch.optim.Optimizer):
                 if param.requires_grad:
                     check_kind(name_of(number, place), param)
             if "seed" in self.defaults:  # or torch's constructor calls, and ours will check it
-                check_storage(group, number)
+                check_group(group, number, self._rule)
         except BaseException:
             del self.param_groups[number]
             raise
@@ -559,20 +564,3 @@ def _check_unmoved(members: list[_Member]) -> None:
                     and base.data_ptr() != array.ctypes.data
                 ):
                     raise RuntimeError(f"{name} was moved in memory while a step looked at it")
-
-
-class WithEpsilonHat(Optimizer):
-    """What Adam and AdamW have besides: the option `epsilon_hat`."""
-
-    _rule = _rules.ADAM
-
-    def __init__(self, params: Any, *, epsilon_hat: bool, **options: Any) -> None:
-        super().__init__(params, **options)
-        self.defaults["epsilon_hat"] = epsilon_hat
-        for group in self.param_groups:
-            group.setdefault("epsilon_hat", epsilon_hat)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            group.setdefault("epsilon_hat", self.defaults.get("epsilon_hat", False))

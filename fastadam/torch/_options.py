@@ -8,10 +8,14 @@ from typing import Any
 import torch
 
 from fastadam import _hyper
+from fastadam._rules import Rule
 from fastadam._state import untensored
+from fastadam.torch._memory import HALF
 
-#: The options that torch lacks, as they are where a pickle does not have them.
+#: The options that all classes of torch lack, as they are where a pickle does not have them.
 STORAGE: dict[str, Any] = {"state_dtype": None, "seed": 0}
+
+STEPPED_IN_FLOAT32 = (torch.float32, torch.complex64, *HALF)
 
 
 def name_of(group: int, place: int) -> str:
@@ -37,16 +41,20 @@ def read_group(group: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def check_storage(group: dict[str, Any], number: int) -> None:
-    """Check the options of a param group that say how state is stored."""
-    traits = _hyper.Traits(tuple(STORAGE), float32=True)
-    for key in STORAGE:
-        _hyper.OPTIONS[key](key, group[key], traits)
-    for key in _hyper.CONDITIONS.keys() & {"centered"} & group.keys():
-        _hyper.CONDITIONS[key](group)
-    for place, param in enumerate(group["params"]):
-        if param.requires_grad:
-            check_can_be_stored(name_of(number, place), param, group["state_dtype"])
+def check_options(options: dict[str, Any], rule: Rule, float32: bool = False) -> None:
+    """Check a rule's options, of which torch's classes check but some, and only as defaults."""
+    refuse(options)
+    values = {key: untensored(value) for key, value in options.items() if key in rule.options}
+    _hyper.checked(values, _hyper.Traits(rule.options, float32))
+
+
+def check_group(group: dict[str, Any], number: int, rule: Rule) -> None:
+    """Check a param group's options, also that its parameters can be stepped with them."""
+    params = [(place, p) for place, p in enumerate(group["params"]) if p.requires_grad]
+    float32 = any(param.dtype in STEPPED_IN_FLOAT32 for _, param in params)
+    check_options(group, rule, float32)
+    for place, param in params:
+        check_can_be_stored(name_of(number, place), param, group["state_dtype"])
 
 
 def check_can_be_stored(name: str, param: torch.Tensor, state_dtype: str | None) -> None:

@@ -1,0 +1,1 @@
+"""The optimizers, each with its options and documentation, as in fastadam/family/."""
