@@ -100,9 +100,7 @@ cdef PyGetSetDef *grad_of = (<PyGetSetDescrObject *>grad_attribute).d_getset
 
 # A parameter's tensors as they were when the batch was made.
 cdef struct Noted:
-    DLTensor param_form
-    DLTensor state_form  # another one if the parameter is strided, or state is stored otherwise
-    DLTensor rest_form
+    DLTensor forms[SHAPED]
     PyObject *tensors[SHAPED + COUNTS]  # NULL where there is none
     void *data[SHAPED + COUNTS]
     bint is_odd  # whether its gradients must always be mended
@@ -199,7 +197,7 @@ cdef class Tensors:
         self.noted = <Noted *>allocate(batch.n, sizeof(Noted))
         self.n = batch.n
         self.lengths = lengths = <int64_t *>allocate(
-            6 * sum([array.ndim + 1 for array in batch.arrays.params]), sizeof(int64_t)
+            2 * SHAPED * sum([array.ndim + 1 for array in batch.arrays.params]), sizeof(int64_t)
         )
         for i, row in enumerate(rows):
             self.places[i] = -1
@@ -237,14 +235,7 @@ cdef class Tensors:
             if k == len(tensors) - 1:
                 k = REST
             self.look(noted, k, memory.tensor, memory.array, &found)
-            if k == 0:
-                noted.param_form = noted.state_form = copied(&found, room)
-            elif k == REST:
-                noted.rest_form = copied(&found, room)
-            elif not is_alike(&found, &noted.state_form):
-                if k > 1:
-                    raise NotImplementedError("state of different layouts")
-                noted.state_form = copied(&found, room)
+            noted.forms[k] = copied(&found, room)
         for k, memory in enumerate(counts):
             self.look(noted, SHAPED + k, memory.tensor, memory.array, &found)
             if not is_alike(&found, &COUNT_FORM):
@@ -381,7 +372,7 @@ cdef class Tensors:
 
         The imaginary part of a conjugated tensor is; its strides show it, if it has two elements.
         """
-        return self.noted[i].param_form.code == DL_COMPLEX or self.batch.c_arrays[i].size == 1
+        return self.noted[i].forms[0].code == DL_COMPLEX or self.batch.c_arrays[i].size == 1
 
     cdef list mend(self, list mended):
         """Make plain arrays of the gradients that were not taken; and their numbers' memory."""
@@ -433,7 +424,7 @@ cdef class Tensors:
             noted.is_odd = True  # to find that out again would take torch a millisecond
             return False
         codec = self.codec_of(i, &found)
-        if codec < 0 or not lies_alike(&found, &noted.param_form):
+        if codec < 0 or not lies_alike(&found, &noted.forms[0]):
             return False
         real = real_size(&found)
         n_bytes = self.batch.c_arrays[i].size * real
@@ -451,7 +442,7 @@ cdef class Tensors:
     cdef inline int codec_of(self, Py_ssize_t i, const DLTensor *grad) noexcept:
         """How C must read a gradient; -1: it may not."""
         cdef const fa_array *array = &self.batch.c_arrays[i]
-        cdef const DLTensor *form = &self.noted[i].param_form
+        cdef const DLTensor *form = &self.noted[i].forms[0]
         if grad.code == form.code and grad.bits == form.bits:
             return array.format.param
         if array.dtype != FA_FLOAT32 or form.code == DL_COMPLEX:
@@ -550,16 +541,10 @@ cdef class Tensors:
 
     cdef inline bint is_where_it_was(self, Py_ssize_t i, Py_ssize_t k) noexcept:
         cdef Noted *noted = &self.noted[i]
-        cdef const DLTensor *form = &noted.param_form
+        cdef const DLTensor *form = &noted.forms[k] if k < SHAPED else &COUNT_FORM
         cdef DLTensor found
         if noted.tensors[k] == NULL:
             return True
-        if k > 0:
-            form = (
-                &noted.state_form if k < REST
-                else &noted.rest_form if k == REST
-                else &COUNT_FORM
-            )
         if self.api.look_at(noted.tensors[k], &found) != 0:
             PyErr_Clear()
             return False
