@@ -262,9 +262,9 @@ def keep_master(master: Array, param: Array, rest: Array | None) -> None:
     if rest is None:
         return
     if param.dtype == FLOAT16:
-        param[:], rest[:] = master.astype(np.float16), master
+        param[...], rest[...] = master.astype(np.float16), master
     else:
-        param[:], rest[:] = split_master(master)
+        param[...], rest[...] = split_master(master)
 
 
 def decoded(rule: Any, state: Sequence[Array | None], n: int) -> list[Array | None]:

@@ -15,6 +15,7 @@ from fastadam._arrays import Arrays, Counts
 from fastadam._checks import check_is_array, is_stepped_in_float32, kind, name_of
 from fastadam._codecs import BFLOAT16, FLOAT16, INT8, REMAINDER, codes_of, computed_in, numbers_of
 from fastadam._hyper import Group
+from fastadam._others import from_others
 from fastadam._quiet import quietly
 from fastadam._rules import Number, Rule
 from fastadam._slots import (
@@ -123,6 +124,8 @@ def read_state(
         raise TypeError(f"state dict: param_groups is {kind(saved_groups)}, not a list")
     for i, group in enumerate(saved_groups):
         _check_dict(f"state dict: param_groups[{i}]", group, ("params",))
+    state_dict = from_others(rule, state_dict)
+    saved_groups, saved = state_dict["param_groups"], state_dict["state"]
     arrays.check_number(groups)
     keys = _match_keys(saved_groups, arrays)
     unknown = set(saved) - set(keys)

@@ -11,7 +11,17 @@ import numpy as np
 
 from fastadam._elementary import root_power
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import STORAGE, Rule, Scalars, Vector, decayed, moved, power, root_of
+from fastadam._rules.rule import (
+    STORAGE,
+    Others,
+    Rule,
+    Scalars,
+    Vector,
+    decayed,
+    moved,
+    power,
+    root_of,
+)
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
@@ -52,4 +62,11 @@ ADEMAMIX = Rule(
     step,
     positive=("exp_avg_sq",),
     units={"exp_avg_fast": "exp_avg_sq", "exp_avg_slow": "exp_avg_sq"},
+    others=Others(
+        names=[("exp_avg", "exp_avg_fast"), ("alpha_warmup", "t_alpha"),
+               ("beta3_warmup", "t_beta3"), ("t_alpha_beta3", "t_alpha"),
+               ("t_alpha_beta3", "t_beta3")],
+        counts={"step": "step"},
+        options={"weight_decouple": True, "fixed_decay": False, "foreach": None},
+    ),
 )  # fmt: skip

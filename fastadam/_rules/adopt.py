@@ -10,7 +10,7 @@ import numpy as np
 
 from fastadam._elementary import root_power
 from fastadam._hyper import Hyper
-from fastadam._rules.rule import STORAGE, Rule, Scalars, Vector, decayed, moved, normal
+from fastadam._rules.rule import STORAGE, Others, Rule, Scalars, Vector, decayed, moved, normal
 
 
 def scalars(k: Scalars, h: Hyper) -> None:
@@ -40,4 +40,10 @@ ADOPT = Rule(
     scalars,
     step,
     positive=("exp_avg_sq",),
+    others=Others(
+        names=[("decouple", "decoupled_weight_decay"),
+               ("weight_decouple", "decoupled_weight_decay")],
+        counts={"step": "step"},
+        options={"fixed_decay": False, "foreach": None},
+    ),
 )  # fmt: skip

@@ -31,6 +31,17 @@ class Number(NamedTuple):
     most: float = math.inf  # the largest that it can become; none is negative
 
 
+class Others(NamedTuple):
+    """How other packages' state dicts differ from ours for the same rule; see _others.py."""
+
+    #: (their name, ours) of an array of state, or of an option.
+    names: Sequence[tuple[str, str]] = ()
+    #: What their param groups count, where ours is counted for each array: {their name: ours}.
+    counts: Mapping[str, str] = {}
+    #: What only their param groups have, as it must be there.
+    options: Mapping[str, Any] = {}
+
+
 class Rule(NamedTuple):
     """One optimizer of the family, as both backends know it."""
 
@@ -54,6 +65,7 @@ class Rule(NamedTuple):
     roots: bool = True
     exact: tuple[str, ...] = ()  # the arrays of state that are no moments: stored as they are
     needs_all_rows: str = ""  # why no row can be left out of a step; mostly it can
+    others: Others = Others()  # besides torch.optim, whose state dicts ours are like
 
     @property
     def number_names(self) -> tuple[str, ...]:

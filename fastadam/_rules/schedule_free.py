@@ -14,6 +14,7 @@ from fastadam._hyper import Hyper
 from fastadam._rules.rule import (
     STORAGE,
     Number,
+    Others,
     Rule,
     Scalars,
     Vector,
@@ -62,6 +63,10 @@ SCHEDULE_FREE = Rule(
     numbers=(Number("weight_sum", first=0.0), Number("lr_max", first=0.0)),
     positive=("exp_avg_sq",),
     exact=("z",),
+    others=Others(
+        counts={"k": "step", "weight_sum": "weight_sum", "lr_max": "lr_max"},
+        options={"scheduled_lr": 0.0, "foreach": False},
+    ),
     needs_all_rows="its average gives all rows of a step the same weight",
 )  # fmt: skip
 

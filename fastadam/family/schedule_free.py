@@ -204,15 +204,7 @@ class AdamWScheduleFree(Optimizer):
                 if self.param_groups[slot.group]["train_mode"] is train_mode or not self._has_z(i):
                     continue
                 arrays.check_param(i)
-                param = codes_of(slot.view).copy(order="K")
-                rest = None if slot.rest is None else slot.rest.copy(order="K")
-                moved = quietly(moved_towards, master_of(param, rest), slot.state[0], share)
-                if rest is None:
-                    param[...] = moved
-                else:
-                    quietly(keep_master, moved, param, rest)
-                    changes.append(partial(slot.rest.__setitem__, ..., rest))
-                changes.append(partial(codes_of(slot.view).__setitem__, ..., param))
+                changes += moves(codes_of(slot.view), slot.state[0], slot.rest, share)
             changes += [
                 partial(dict.__setitem__, group, "train_mode", train_mode)
                 for group in self.param_groups
@@ -233,3 +225,15 @@ class AdamWScheduleFree(Optimizer):
                 average = quietly(moved_towards, average, slot.state[0], share)
             averages.append(average)
         return averages
+
+
+def moves(param: Array, z: Array, rest: Array | None, share: float) -> list[Callable[[], object]]:
+    """Calls of C that move a parameter so far towards z, and what it lacks of a float32."""
+    new = param.copy(order="K")
+    new_rest = None if rest is None else rest.copy(order="K")
+    numbers = quietly(moved_towards, master_of(new, new_rest), z, share)
+    if rest is None:
+        new[...] = numbers
+        return [partial(param.__setitem__, ..., new)]
+    quietly(keep_master, numbers, new, new_rest)
+    return [partial(param.__setitem__, ..., new), partial(rest.__setitem__, ..., new_rest)]

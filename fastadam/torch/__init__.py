@@ -63,11 +63,27 @@ except ImportError as error:
 try:
     from fastadam.torch.family.adam import Adam, AdamW
     from fastadam.torch.family.adamax import Adamax
+    from fastadam.torch.family.ademamix import AdEMAMix
+    from fastadam.torch.family.adopt import ADOPT
+    from fastadam.torch.family.lion import Lion
     from fastadam.torch.family.nadam import NAdam
     from fastadam.torch.family.radam import RAdam
     from fastadam.torch.family.rmsprop import RMSprop
+    from fastadam.torch.family.schedule_free import AdamWScheduleFree
     from fastadam.torch.family.sgd import SGD
 except (ImportError, AttributeError) as error:  # some of what they use is private to torch
     raise ImportError(f"fastadam.torch cannot use PyTorch {torch.__version__}: {error}") from error
 
-__all__ = ["SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
+__all__ = [
+    "ADOPT",
+    "SGD",
+    "AdEMAMix",
+    "Adam",
+    "AdamW",
+    "AdamWScheduleFree",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+]

@@ -9,6 +9,7 @@ import torch
 
 from fastadam import _rules
 from fastadam._codecs import INT8, computed_in
+from fastadam._others import from_others
 from fastadam._quiet import quietly
 from fastadam._slots import decoded_state, state_like
 from fastadam._state import RESTS, check_stored, converted, read_step, rest_name
@@ -38,6 +39,7 @@ def params_of(saved_groups: Any, groups: Any) -> dict[Any, tuple[torch.Tensor, d
 
 def prepare_state(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any] | None:
     """A state dict of which torch leaves as it is what must not be cast; a hook of torch's."""
+    state_dict = from_others(optimizer._rule, state_dict)
     groups = [dict(saved) for saved in state_dict["param_groups"]]
     own_groups = optimizer.param_groups
     sizes, own_sizes = ([len(group["params"]) for group in g] for g in (groups, own_groups))
@@ -46,7 +48,7 @@ def prepare_state(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any] 
     for i, (saved, group) in enumerate(zip(groups, own_groups, strict=True)):
         for key in optimizer._rule.options:
             saved.setdefault(key, group[key])
-        saved["state_dtype"] = group["state_dtype"]
+        saved.update(state_dtype=group["state_dtype"], **optimizer._fixed)
         check_group({**saved, "params": group["params"]}, i, optimizer._rule)
     params = params_of(groups, own_groups)
     state = {

@@ -20,6 +20,7 @@ from fastadam import _backend, _hyper, _rules
 from fastadam._arrays import Arrays, Counts, Written
 from fastadam._checks import check_separate, check_writable
 from fastadam._codecs import computed_in
+from fastadam._others import for_others
 from fastadam._slots import LEAST_IN_INT8, form, rest_of, slot, state_like
 from fastadam._state import (
     read_number,
@@ -111,6 +112,7 @@ class Optimizer(torch.optim.Optimizer):
     _rule: ClassVar[_rules.Rule]
     #: The options that torch's class lacks, as they are where a pickle does not have them.
     _lacking: ClassVar[dict[str, Any]] = STORAGE
+    _fixed: ClassVar[dict[str, Any]] = {}  # options that a loaded state dict does not change
 
     def __init__(self, params: Any, **options: Any) -> None:
         refuse(options)
@@ -220,6 +222,7 @@ class Optimizer(torch.optim.Optimizer):
                 else entry
                 for key, entry in state_dict["state"].items()
             }
+            state_dict = for_others(self._rule, state_dict)
         return state_dict
 
     def _check_can_be_carried(self) -> None:
@@ -427,16 +430,7 @@ class Optimizer(torch.optim.Optimizer):
         return _Member(param, group, grad, tensors, counts, values["step"], found, added)
 
     def _batch(self, kept: _Kept, members: list[_Member], groups: list[Any]) -> Any:
-        params: list[Written] = []
-        others: list[Written] = []
-        for member in members:
-            for memory in member.tensors:
-                if memory is not None:
-                    check_writable(memory.name, memory.array)
-                    entry = Written(memory.name, memory.array, memory.array)
-                    (params if memory is member.tensors[0] else others).append(entry)
-        written = params + others
-        check_separate([(label, array) for label, array, _ in written])
+        written = written_by(members)
         rows = [
             [None if memory is None else memory.array for memory in member.tensors[:-1]]
             for member in members
@@ -447,7 +441,7 @@ class Optimizer(torch.optim.Optimizer):
             spec=list(range(len(members))),
             names=("", "the gradient of "),
             slots=[
-                slot(self._rule, row, member.group, _param(member).name, rest=rest)._replace(
+                slot(self._rule, row, member.group, param_of(member).name, rest=rest)._replace(
                     state_dtype=groups[member.group]["state_dtype"],
                     origin=origin_of(member.param, groups[member.group]["state_dtype"]),
                 )
@@ -483,7 +477,7 @@ class Optimizer(torch.optim.Optimizer):
                 [local_of("", param) if is_dtensor(param) else None for param in params],
                 [rows.get(id(param)) for param in params],
                 kept.state,
-                [_param(member).tensor.detach() for member in members],
+                [param_of(member).tensor.detach() for member in members],
                 [(i, m.param) for i, m in enumerate(members) if is_dtensor(m.param)],
                 INCREMENT_VERSIONS,
                 read_group,
@@ -508,9 +502,7 @@ def _step_arrays(
     counts = [[memory.array for memory in member.counts] for member in members]
     steps: list[Any] = [own[0] if len(own) > n_numbers else np.empty(()) for own in counts]
     numbers: list[Any] = [array for own in counts for array in own[len(own) - n_numbers :]]
-    with_grad = [member for member in members if member.grad is not None]
-    stepped = [_param(member).tensor for member in with_grad]
-    stepped += [member.param for member in with_grad if is_dtensor(member.param)]
+    stepped = versioned([member for member in members if member.grad is not None])
     # What is left to do after a step is done in one call of C, when these are read: no signal
     # handler can come between parameters that moved and counts that did not.
     rest = chain(
@@ -518,12 +510,27 @@ def _step_arrays(
         map(setitem, numbers, repeat(()), chain.from_iterable(_later(batch, "numbers"))),
         map(INCREMENT_VERSIONS, [stepped]),
     )
-    _check_unmoved(members)
+    check_unmoved(members)
     try:
         batch.step_held(grads, groups, 1.0, most_threads)
     finally:
         if batch.finished:
             deque(rest, maxlen=0)
+
+
+def written_by(members: list[_Member]) -> list[Written]:
+    """The arrays that steps write, parameters first, or an error if one cannot be written."""
+    params: list[Written] = []
+    others: list[Written] = []
+    for member in members:
+        for memory in member.tensors:
+            if memory is not None:
+                check_writable(memory.name, memory.array)
+                entry = Written(memory.name, memory.array, memory.array)
+                (params if memory is member.tensors[0] else others).append(entry)
+    written = params + others
+    check_separate([(label, array) for label, array, _ in written])
+    return written
 
 
 def _later(batch: Any, name: str) -> Iterator[Any]:
@@ -544,11 +551,19 @@ def _take_back(state: Any, member: _Member, replaced: dict[str, Any]) -> None:
         state.pop(member.param, None)
 
 
-def _param(member: _Member) -> Memory:
+def param_of(member: _Member) -> Memory:
     return cast(Memory, member.tensors[0])
 
 
-def _check_unmoved(members: list[_Member]) -> None:
+def versioned(members: list[_Member]) -> list[torch.Tensor]:
+    """The tensors whose versions autograd compares."""
+    return [
+        *(param_of(member).tensor for member in members),
+        *(member.param for member in members if is_dtensor(member.param)),
+    ]
+
+
+def check_unmoved(members: list[_Member]) -> None:
     """Check that all memory is where it was when it was looked at; share_memory_ moves it."""
     with DisableTorchFunction():  # so this runs nobody else's code
         for member in members:
@@ -564,3 +579,10 @@ def _check_unmoved(members: list[_Member]) -> None:
                     and base.data_ptr() != array.ctypes.data
                 ):
                     raise RuntimeError(f"{name} was moved in memory while a step looked at it")
+
+
+class Base(torch.optim.Optimizer):
+    """What stands for torch.optim's class of a name where there is none."""
+
+    def __init__(self, params: Any, **defaults: Any) -> None:
+        super().__init__(params, defaults)

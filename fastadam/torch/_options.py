@@ -38,23 +38,28 @@ def read_group(group: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     refuse(group)
     options = {name: untensored(group[name]) for name in names}
     options["lr"] = _hyper.check_lr(options["lr"])
+    if not options.get("train_mode", True):
+        raise RuntimeError(
+            "the parameters are where the model is evaluated; call train() before a step"
+        )
     return options
 
 
-def check_options(options: dict[str, Any], rule: Rule, float32: bool = False) -> None:
+def check_options(options: dict[str, Any], rule: Rule, float32: bool = False) -> dict[str, Any]:
     """Check a rule's options, of which torch's classes check but some, and only as defaults."""
     refuse(options)
     values = {key: untensored(value) for key, value in options.items() if key in rule.options}
-    _hyper.checked(values, _hyper.Traits(rule.options, float32))
+    return _hyper.checked(values, _hyper.Traits(rule.options, float32))
 
 
-def check_group(group: dict[str, Any], number: int, rule: Rule) -> None:
+def check_group(group: dict[str, Any], number: int, rule: Rule) -> dict[str, Any]:
     """Check a param group's options, also that its parameters can be stepped with them."""
     params = [(place, p) for place, p in enumerate(group["params"]) if p.requires_grad]
     float32 = any(param.dtype in STEPPED_IN_FLOAT32 for _, param in params)
-    check_options(group, rule, float32)
+    options = check_options(group, rule, float32)
     for place, param in params:
         check_can_be_stored(name_of(number, place), param, group["state_dtype"])
+    return options
 
 
 def check_can_be_stored(name: str, param: torch.Tensor, state_dtype: str | None) -> None:
