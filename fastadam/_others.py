@@ -8,37 +8,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastadam._rules import Rule
+from fastadam._rules.rule import Others, Rule
 
 StateDict = dict[str, Any]
 
 
-def from_others(rule: Rule, state_dict: Mapping[str, Any]) -> StateDict:
-    """A state dict under our names; what is ours in it stays. Nothing in it is checked here."""
+def from_others(rule: Rule, state_dict: Any) -> Any:
+    """A state dict under our names. Nothing in it is checked here."""
     others = rule.others
-    state = {
-        key: _ours(rule, entry) if isinstance(entry, Mapping) else entry
-        for key, entry in state_dict["state"].items()
-    }
-    groups = [_ours(rule, group) for group in state_dict["param_groups"]]
-    for group in groups:
-        for name in others.options:
-            group.pop(name, None)
+    if others == Others():
+        return state_dict
+    state = dict(state_dict["state"])
+    groups = []
+    for found in state_dict["param_groups"]:
+        group = {key: value for key, value in found.items() if key not in others.options}
         counts = {own: group.pop(name) for name, own in others.counts.items() if name in group}
-        for key in group["params"] if counts else ():
-            if state.get(key):  # or it has no state yet
-                state[key] = {**counts, **state[key]}
+        keys = [key for key in group["params"] if isinstance(state.get(key), Mapping)]
+        keys = [key for key in keys if state[key]]  # or it has no state yet
+        # What we wrote stays in a state beside what others write, and one of them goes on.
+        own_steps = [_number(state[key].get("step")) for key in keys]
+        is_theirs = _number(counts.get("step")) > max(own_steps, default=-1.0)
+        for key in keys:
+            state[key] = _ours(rule, state[key], counts, is_theirs)
+        groups.append(_ours(rule, group, {}, is_theirs))
     return {**state_dict, "state": state, "param_groups": groups}
 
 
-def _ours(rule: Rule, found: Mapping[str, Any]) -> StateDict:
-    """A state or a param group under our names."""
-    own = dict(found)
-    theirs = {name: own.pop(name) for name, _ in rule.others.names if name in own}
-    for name, our_name in rule.others.names:
-        if name in theirs:
-            own.setdefault(our_name, theirs[name])
-    return own
+def _ours(rule: Rule, found: Mapping[str, Any], counts: StateDict, is_theirs: bool) -> StateDict:
+    """A state or a param group under our names; `is_theirs` says what counts of what is there."""
+    names = rule.others.names
+    theirs = {**counts, **{own: found[name] for name, own in names if name in found}}
+    ours = {key: value for key, value in found.items() if key not in dict(names)}
+    return {**ours, **theirs} if is_theirs else {**theirs, **ours}
+
+
+def _number(value: Any) -> float:
+    """A number, or -1 for what will be refused, by its name, when it is read."""
+    try:
+        return float(value)
+    except Exception:  # whatever a tensor of another kind raises
+        return -1.0
 
 
 def for_others(rule: Rule, state_dict: StateDict) -> StateDict:
@@ -48,7 +57,7 @@ def for_others(rule: Rule, state_dict: StateDict) -> StateDict:
     no step yet is left out, since there it has no state.
     """
     others = rule.others
-    if others == type(others)():
+    if others == Others():
         return state_dict
     state = {
         key: _with_theirs(rule, entry)

@@ -4,6 +4,7 @@ import copy
 import warnings
 
 import pytest
+from members import FIRST
 from processes import together
 
 torch = pytest.importorskip("torch")
@@ -131,6 +132,34 @@ def spread_steps(folder):
                 )
                 for p, d in zip(plain, spread, strict=True)
             )
+    return found
+
+
+def spread_members(folder):
+    """The members whose steps of DTensors do not give the bytes of those of whole tensors."""
+    mesh, found = init_device_mesh("cpu", (2,)), []
+    for name in fastadam.torch.__all__:
+        for dtype in (torch.float32, torch.bfloat16):
+            torch.manual_seed(1)
+            value = torch.randn(7, 6, dtype=dtype)
+            plain = nn.Parameter(value.clone())
+            spread = nn.Parameter(distribute_tensor(value, mesh, [Shard(0)]))
+            cls = getattr(fastadam.torch, name)
+            optimizers = [cls([p], lr=0.1, **FIRST[name]) for p in (plain, spread)]
+            for i in range(4):
+                plain.grad = torch.randn_like(plain)
+                spread.grad = distribute_tensor(plain.grad, mesh, [Shard(0)])
+                for optimizer in optimizers:
+                    optimizer.step()
+                    if i == 2 and hasattr(optimizer, "eval"):
+                        optimizer.eval()
+                if not torch.equal(whole(spread), plain.detach()):
+                    found.append((name, dtype, i))
+                for optimizer in optimizers:
+                    if i == 2 and hasattr(optimizer, "train"):
+                        optimizer.train()
+            in_one_call = optimizers[1]._kept.tensors is not None
+            assert in_one_call == (fastadam.show_config(mode="dicts")["backend"] == "c")
     return found
 
 
@@ -430,6 +459,7 @@ def two_processes(folder):
     functions = (
         *(
             spread_steps,
+            spread_members,
             parts_of_moments,
             odd_gradients,
             tensor_parallel,
@@ -474,6 +504,10 @@ def test_steps_of_dtensors_are_those_of_whole_tensors(found):
     for each in found:
         assert len(each["spread_steps"]) == 20
         assert all(each["spread_steps"].values()), each["spread_steps"]
+
+
+def test_each_member_steps_dtensors(found):
+    assert [each["spread_members"] for each in found] == [[], []]
 
 
 def test_moments_of_parts_are_parts_of_those_of_the_whole(found):

@@ -219,7 +219,7 @@ class AdamWScheduleFree(Optimizer):
         hypers = arrays.check_groups(self.param_groups)
         averages = []
         for i, slot in enumerate(arrays.slots):
-            average = np.asarray(master_of(codes_of(slot.view), slot.rest))
+            average = np.asarray(quietly(master_of, codes_of(slot.view), slot.rest))
             if self.param_groups[slot.group]["train_mode"] and self._has_z(i):
                 share = 1 - 1 / hypers[slot.group].beta1
                 average = quietly(moved_towards, average, slot.state[0], share)
@@ -231,7 +231,7 @@ def moves(param: Array, z: Array, rest: Array | None, share: float) -> list[Call
     """Calls of C that move a parameter so far towards z, and what it lacks of a float32."""
     new = param.copy(order="K")
     new_rest = None if rest is None else rest.copy(order="K")
-    numbers = quietly(moved_towards, master_of(new, new_rest), z, share)
+    numbers = quietly(moved_towards, quietly(master_of, new, new_rest), z, share)
     if rest is None:
         new[...] = numbers
         return [partial(param.__setitem__, ..., new)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -10,6 +10,7 @@ from torch.optim.optimizer import ParamsT
 from fastadam import _rules
 from fastadam._guard import at_once
 from fastadam.family.schedule_free import moves
+from fastadam.torch._memory import rest_array
 from fastadam.torch._optimizer import (
     INCREMENT_VERSIONS,
     Base,
@@ -193,9 +194,9 @@ class AdamWScheduleFree(Optimizer, Base):
             for member in members:
                 beta1 = read[member.group]["betas"][0]
                 share = 1 - beta1 if train_mode else 1 - 1 / beta1
-                arrays: list[Any] = [memory and memory.array for memory in member.tensors]
-                param, z, _, rest = arrays
-                changes += moves(param, z, rest, share)
+                param, z, _, rest = cast(list[Any], member.tensors)
+                lacks = None if rest is None else rest_array(rest)
+                changes += moves(param.array, z.array, lacks, share)
                 if member.added:  # such as what half precision lacks
                     changes.append(partial(kept.state[member.param].update, member.added))
                     changes.append(partial(setattr, kept, "tensors", None))
