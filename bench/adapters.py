@@ -60,6 +60,8 @@ def family():
     print("| 100 x 1,000 float32, 1 thread: torch's default / fastadam | |")
     print("|---|---:|")
     for name in fastadam.torch.__all__:
+        if not hasattr(torch.optim, name):
+            continue
         ours, theirs = (
             optimizer(getattr(module, name), 100, 1_000) for module in (fastadam.torch, torch.optim)
         )

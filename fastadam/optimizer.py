@@ -470,8 +470,9 @@ class Optimizer:
         ----------
         state_dict : dict
             What `state_dict` of an optimizer of the same class gave, or that of
-            torch.optim's class of the same name, for parameters of the same shapes and
-            dtypes in the same order. A parameter that has no state in it will be as before
+            torch.optim's class of the same name or, where torch has none, of the packages
+            that `fastadam.torch` names, for parameters of the same shapes and dtypes in the
+            same order. A parameter that has no state in it will be as before
             its first step. The arrays are copied.
 
         Raises

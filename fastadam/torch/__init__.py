@@ -4,6 +4,20 @@
 ``torch.optim``: constructors, param groups, hooks, schedulers, ``GradScaler("cpu")`` and state
 dicts, which load both ways, are torch's. A step is one call of C, in place.
 
+`ADOPT`, `AdamWScheduleFree`, `Lion` and `AdEMAMix`, which torch lacks, are used in the same way.
+Their options are those of the classes for arrays, but for what the table below has; `foreach`
+and the like they do not take. State dicts load from other packages, and to them with
+``state_dict(decoded=True)``:
+
+=================== ==============================================================
+here                there
+=================== ==============================================================
+`ADOPT`             pytorch_optimizer, and the authors' program
+`AdamWScheduleFree` schedulefree
+`Lion`              lion_pytorch
+`AdEMAMix`          pytorch_optimizer, and the authors' program
+=================== ==============================================================
+
 What differs from torch's own:
 
 - Steps follow fastadam's rule, exact to the bit whatever the layout, threads or instruction set.
@@ -14,6 +28,8 @@ What differs from torch's own:
   share memory raise an error.
 - ``foreach`` and ``fused`` choose nothing here; ``capturable`` and ``differentiable`` raise an
   error.
+- The options of param groups and of loaded state dicts are checked when they come, as those of
+  the constructor are.
 - Parameters must be on the CPU, and float32, float64, complex64, complex128, bfloat16 or float16.
   Others raise an error when the optimizer is made and when a group is added, unless they require
   no gradient: a step leaves out what has none.

@@ -184,7 +184,9 @@ class Optimizer(torch.optim.Optimizer):
         decoded : bool, optional
             For others than fastadam: moments that are stored in fewer bits are float32 tensors
             (complex64 for complex parameters) of the parameter's shape, which are new, and
-            what a parameter in half precision lacks of a float32 is left out.
+            what a parameter in half precision lacks of a float32 is left out. What torch lacks
+            has besides the names under which other packages look for it (see
+            `fastadam.torch`), and nothing of parameters that were not stepped yet.
 
         Returns
         -------
@@ -248,7 +250,8 @@ class Optimizer(torch.optim.Optimizer):
         ----------
         state_dict : dict
             What `state_dict` gave, of an optimizer of the same class, of torch.optim's class of
-            that name, or of fastadam's for arrays with tensors in place of its arrays.
+            that name or, where torch has none, of another package's (see `fastadam.torch`); or
+            of fastadam's for arrays with tensors in place of its arrays.
 
         Raises
         ------

@@ -54,8 +54,8 @@ class AdamWScheduleFree(Optimizer, Base):
         Step along the gradient, not against it.
     state_dtype : {None, "bfloat16", "int8"}, optional
         How the second moment is stored; see `fastadam.Adam`. It is for parameters that are
-        stepped in float32, and it cannot be changed once there is state. The
-        other array of state, z, is as exact as a parameter.
+        stepped in float32, and it cannot be changed once there is state. The other array of
+        state, z, is as exact as a parameter.
     seed : int, optional
         Decides how numbers are rounded that are stored in fewer bits.
 
