@@ -60,22 +60,22 @@ typedef FA_REAL number;
 enum { FA_LANES = FA_BYTES / (FA_BITS / 8) };
 /* x86's vectors, and what it does to them. */
 #if FA_BYTES == 64 && FA_BITS == 32
-typedef __m512 packed;
+typedef __m512 native;
 #define FA_PACKED(operation) _mm512_##operation##_ps
 #elif FA_BYTES == 64
-typedef __m512d packed;
+typedef __m512d native;
 #define FA_PACKED(operation) _mm512_##operation##_pd
 #elif FA_BYTES == 32 && FA_BITS == 32
-typedef __m256 packed;
+typedef __m256 native;
 #define FA_PACKED(operation) _mm256_##operation##_ps
 #elif FA_BYTES == 32
-typedef __m256d packed;
+typedef __m256d native;
 #define FA_PACKED(operation) _mm256_##operation##_pd
 #elif defined(__SSE2__) && FA_BITS == 32
-typedef __m128 packed;
+typedef __m128 native;
 #define FA_PACKED(operation) _mm_##operation##_ps
 #elif defined(__SSE2__)
-typedef __m128d packed;
+typedef __m128d native;
 #define FA_PACKED(operation) _mm_##operation##_pd
 #endif
 
@@ -170,7 +170,7 @@ FA_INLINE real root(real x) { return (real)root_float32x16((__m512)x); }
 #elif defined(FA_ESTIMATE)
 FA_INLINE real root(real x) { return (real)root_float64x8((__m512d)x); }
 #elif defined(__SSE2__)
-FA_INLINE real root(real x) { return (real)FA_PACKED(sqrt)((packed)x); }
+FA_INLINE real root(real x) { return (real)FA_PACKED(sqrt)((native)x); }
 #else
 FA_INLINE real root(real x) /* one instruction a vector, too: the loop goes away */
 {
@@ -200,8 +200,8 @@ FA_INLINE real maximum(real a, real b)
 
 /* The bound where x is below it, or above it; a NaN stays one. x86 has an instruction for each. */
 #if defined(__SSE2__)
-FA_INLINE real at_least(real x, real bound) { return (real)FA_PACKED(max)((packed)bound, (packed)x); }
-FA_INLINE real at_most(real x, real bound) { return (real)FA_PACKED(min)((packed)bound, (packed)x); }
+FA_INLINE real at_least(real x, real bound) { return (real)FA_PACKED(max)((native)bound, (native)x); }
+FA_INLINE real at_most(real x, real bound) { return (real)FA_PACKED(min)((native)bound, (native)x); }
 #else
 FA_INLINE real at_least(real x, real bound) { return select((bits)(bound > x), bound, x); }
 FA_INLINE real at_most(real x, real bound) { return select((bits)(bound < x), bound, x); }
