@@ -295,7 +295,7 @@ def valgrind(session):
     )
 
 
-@nox.session(tags=["ci", "second_core"])
+@nox.session(tags=["ci"])
 def fuzz(session):
     """Checkpoint files changed for a minute, and any calls; posargs: how many seconds of each.
 

@@ -1,5 +1,5 @@
-/* The hyper-parameters, each a double; flags are 0 or 1, and a `clip` that is None is -1. fastadam/_hyper.py checks what a
-   user sets and calls them by the same names. */
+/* The hyper-parameters, each a double; flags are 0 or 1, and a `clip` that is None is -1.
+   fastadam/_hyper.py checks what a user sets and calls them by the same names. */
 #ifndef FASTADAM_HYPER_H
 #define FASTADAM_HYPER_H
 

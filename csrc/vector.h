@@ -200,8 +200,14 @@ FA_INLINE real maximum(real a, real b)
 
 /* The bound where x is below it, or above it; a NaN stays one. x86 has an instruction for each. */
 #if defined(__SSE2__)
-FA_INLINE real at_least(real x, real bound) { return (real)FA_PACKED(max)((native)bound, (native)x); }
-FA_INLINE real at_most(real x, real bound) { return (real)FA_PACKED(min)((native)bound, (native)x); }
+FA_INLINE real at_least(real x, real bound)
+{
+    return (real)FA_PACKED(max)((native)bound, (native)x);
+}
+FA_INLINE real at_most(real x, real bound)
+{
+    return (real)FA_PACKED(min)((native)bound, (native)x);
+}
 #else
 FA_INLINE real at_least(real x, real bound) { return select((bits)(bound > x), bound, x); }
 FA_INLINE real at_most(real x, real bound) { return select((bits)(bound < x), bound, x); }
