@@ -227,10 +227,10 @@ class Arrays:
     def check_groups(self, groups: Sequence[_hyper.Group]) -> list[_hyper.Hyper]:
         """The groups' hyper-parameters, checked."""
         self.check_number(groups)
-        hypers = [
-            _hyper.check_group(group, traits)
-            for group, traits in zip(list(groups), self.traits, strict=True)
-        ]
+        hypers = []
+        for group, traits in zip(list(groups), self.traits, strict=True):
+            hypers.append(_hyper.check_options(group, traits))
+            _hyper.check_params(group, traits)
         self.check_number(groups)  # what was read may have taken some away
         return hypers
 

@@ -61,10 +61,19 @@ class Traits(NamedTuple):
 
 
 def check_group(group: Mapping[str, Any], traits: Traits) -> Hyper:
-    """Check a param group: its options, and that it still has its arrays."""
+    """Check a param group for a step: its options, its mode, and that it still has its arrays."""
     hyper = check_options(group, traits)
+    check_mode(group)
     check_params(group, traits)
     return hyper
+
+
+def check_mode(group: Mapping[str, Any]) -> None:
+    """Check that a group's parameters are where a step may begin."""
+    if not group.get("train_mode", True):
+        raise RuntimeError(
+            "the parameters are where the model is evaluated; call train() before a step"
+        )
 
 
 def check_options(group: Mapping[str, Any], traits: Traits) -> Hyper:

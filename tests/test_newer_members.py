@@ -10,6 +10,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -354,6 +355,25 @@ class TestEvaluation:
         opt.train()
         self.step(opt, np.random.default_rng(7))
         assert opt.finished_steps == 4
+
+    def test_a_step_that_waited_for_eval_is_refused(self):
+        _, opt = self.make()
+        found = []
+
+        def late():
+            try:
+                self.step(opt, np.random.default_rng(7))
+            except RuntimeError as error:
+                found.append(str(error))
+
+        thread = threading.Thread(target=late)
+        with opt._lock.hold():
+            thread.start()
+            thread.join(0.1)  # it has begun, and waits
+            opt.param_groups[0]["train_mode"] = False  # as `eval` does while it has the lock
+        thread.join()
+        assert "call train() before a step" in found[0]
+        assert opt.finished_steps == 3
 
     def test_before_the_first_step_there_is_one_point(self):
         params, opt = self.make(steps=0)

@@ -7,14 +7,13 @@ from typing import ClassVar
 import numpy as np
 
 from fastadam import _rules
-from fastadam._accumulate import ACCUMULATED
 from fastadam._arrays import Arrays
 from fastadam._codecs import codes_of, keep_master, master_of
 from fastadam._guard import at_once
 from fastadam._hyper import Group, Schedule
 from fastadam._quiet import quietly
 from fastadam._rules.schedule_free import moved_towards
-from fastadam._types import Array, ArrayTree, GradTree, ParamGroups
+from fastadam._types import Array, ArrayTree, ParamGroups
 from fastadam.optimizer import Optimizer
 
 
@@ -142,15 +141,6 @@ class AdamWScheduleFree(Optimizer):
             "seed": seed,
         }
         super().__init__(params, options, max_grad_norm, skip_nonfinite, None)
-
-    def step(self, grads: GradTree = ACCUMULATED, *, loss_scale: float = 1.0) -> None:
-        if not all(group["train_mode"] for group in self.param_groups):
-            raise RuntimeError(
-                "the parameters are where the model is evaluated; call train() before a step"
-            )
-        super().step(grads, loss_scale=loss_scale)
-
-    step.__doc__ = Optimizer.step.__doc__
 
     def eval(self) -> None:
         """Move the parameters to the average, where the model is evaluated.

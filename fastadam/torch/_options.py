@@ -38,10 +38,7 @@ def read_group(group: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     refuse(group)
     options = {name: untensored(group[name]) for name in names}
     options["lr"] = _hyper.check_lr(options["lr"])
-    if not options.get("train_mode", True):
-        raise RuntimeError(
-            "the parameters are where the model is evaluated; call train() before a step"
-        )
+    _hyper.check_mode(options)
     return options
 
 
