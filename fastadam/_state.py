@@ -117,13 +117,7 @@ def read_state(
         Whether its arrays may be taken over instead of copied, where that is as good.
     """
     rule, slots = arrays.rule, arrays.slots
-    _check_dict("a state dict", state_dict, ("state", "param_groups"))
-    saved_groups, saved = state_dict["param_groups"], state_dict["state"]
-    _check_dict("state dict: state", saved)
-    if not isinstance(saved_groups, list | tuple):
-        raise TypeError(f"state dict: param_groups is {kind(saved_groups)}, not a list")
-    for i, group in enumerate(saved_groups):
-        _check_dict(f"state dict: param_groups[{i}]", group, ("params",))
+    check_layout(state_dict)
     state_dict = from_others(rule, state_dict)
     saved_groups, saved = state_dict["param_groups"], state_dict["state"]
     arrays.check_number(groups)
@@ -146,7 +140,6 @@ def read_state(
     for key, slot in zip(keys, slots, strict=True):
         label = f"state dict: state[{key!r}]"
         entry = saved.get(key, {})
-        _check_dict(label, entry)
         new_slots.append(_read_slot(rule, label, entry, slot, merged[slot.group], adopt))
         counts.steps.append(_read_count(rule, label, entry))
         counts.numbers.append(
@@ -162,6 +155,19 @@ def read_state(
     )
     counts = counts._replace(finished=max(finished, *counts.steps), skipped=skipped)
     return Loaded(new_slots, counts, changes)
+
+
+def check_layout(state_dict: Any) -> None:
+    """Check that a state dict has groups with parameters, and only dicts as their state."""
+    _check_dict("a state dict", state_dict, ("state", "param_groups"))
+    groups, state = state_dict["param_groups"], state_dict["state"]
+    _check_dict("state dict: state", state)
+    if not isinstance(groups, list | tuple):
+        raise TypeError(f"state dict: param_groups is {kind(groups)}, not a list")
+    for i, group in enumerate(groups):
+        _check_dict(f"state dict: param_groups[{i}]", group, ("params",))
+        for key in group["params"]:
+            _check_dict(f"state dict: state[{key!r}]", state.get(key, {}))
 
 
 def _check_dict(label: str, value: Any, keys: tuple[str, ...] = ()) -> None:

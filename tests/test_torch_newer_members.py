@@ -155,6 +155,33 @@ def test_what_is_fixed_stays(name):
     assert {key: ours.param_groups[0][key] for key in ours._fixed} == ours._fixed
 
 
+@once
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dicts_that_lack_something_are_refused_when_they_come(name):
+    """Such as those of another class, which torch's own classes take over."""
+    ours = getattr(fastadam.torch, name)(params(), **FIRST[name])
+    go_on([ours], range(3))
+    before = content(ours)
+    optional = {"max_exp_avg_sq", "momentum_buffer", "grad_avg"}  # torch's may lack them
+    needed = ours.state[params_of(ours)[1]].keys() - optional
+    assert needed or name == "SGD"
+    saved = copy.deepcopy(ours.state_dict())
+    for key in needed:
+        saved = copy.deepcopy(ours.state_dict())
+        saved["state"][1][key] = None
+        with pytest.raises(KeyError, match=rf"state\[1\] lacks '{key}'"):
+            ours.load_state_dict(saved)
+        assert content(ours) == before
+    saved["state"][1] = 3
+    with pytest.raises(TypeError, match=r"state\[1\] must be a dict, found an int"):
+        ours.load_state_dict(saved)
+    saved["state"] = []
+    with pytest.raises(TypeError, match="state must be a dict, found a list"):
+        ours.load_state_dict(saved)
+    assert content(ours) == before
+    go_on([ours], [3])
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_copies(name):
     ours = getattr(fastadam.torch, name)(params(), lr=0.1, **FIRST[name])

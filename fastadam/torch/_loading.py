@@ -12,7 +12,7 @@ from fastadam._codecs import INT8, computed_in
 from fastadam._others import from_others
 from fastadam._quiet import quietly
 from fastadam._slots import decoded_state, state_like
-from fastadam._state import RESTS, check_stored, converted, read_step, rest_name
+from fastadam._state import RESTS, check_layout, check_stored, converted, read_step, rest_name
 from fastadam._types import Array
 from fastadam.torch._dtensor import local_of, origin_of, spread_like
 from fastadam.torch._memory import HALF, array_of, as_bytes, stored_like, tensor_of, torch_dtype
@@ -39,6 +39,7 @@ def params_of(saved_groups: Any, groups: Any) -> dict[Any, tuple[torch.Tensor, d
 
 def prepare_state(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any] | None:
     """A state dict of which torch leaves as it is what must not be cast; a hook of torch's."""
+    check_layout(state_dict)
     state_dict = from_others(optimizer._rule, state_dict)
     groups = [dict(saved) for saved in state_dict["param_groups"]]
     own_groups = optimizer.param_groups
@@ -53,7 +54,7 @@ def prepare_state(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any] 
     params = params_of(groups, own_groups)
     state = {
         key: _prepared(optimizer._rule, f"state dict: state[{key!r}]", entry, *params[key])
-        if key in params and isinstance(entry, dict)
+        if key in params and entry
         else entry
         for key, entry in state_dict["state"].items()
     }
@@ -68,6 +69,9 @@ def _prepared(
     group: dict[str, Any],
 ) -> dict[str, Any]:
     """A parameter's entry in a state dict, stored as the param group says."""
+    for name in (*rule.states, *(("step",) if rule.saves_step else ()), *rule.number_names):
+        if entry.get(name) is None and name not in rule.asked:
+            raise KeyError(f"{label} lacks {name!r}")
     new = {key: value for key, value in entry.items() if key not in RESTS}
     kept: dict[str, Any] = {}
     for name in ("step", *rule.number_names):

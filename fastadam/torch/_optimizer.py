@@ -255,7 +255,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises
         ------
-        TypeError, ValueError
+        TypeError, ValueError, KeyError
             It does not fit; the message says what does not. The optimizer is unchanged.
 
         Notes
