@@ -14,7 +14,10 @@ StateDict = dict[str, Any]
 
 
 def from_others(rule: Rule, state_dict: Any) -> Any:
-    """A state dict under our names. Nothing in it is checked here."""
+    """A state dict under our names, of which `check_layout` found that it is one.
+
+    One of ours that went on in another package has both names, ours as they were when it left.
+    """
     others = rule.others
     if others == Others():
         return state_dict
@@ -23,9 +26,8 @@ def from_others(rule: Rule, state_dict: Any) -> Any:
     for found in state_dict["param_groups"]:
         group = {key: value for key, value in found.items() if key not in others.options}
         counts = {own: group.pop(name) for name, own in others.counts.items() if name in group}
-        keys = [key for key in group["params"] if isinstance(state.get(key), Mapping)]
-        keys = [key for key in keys if state[key]]  # or it has no state yet
-        # What we wrote stays in a state beside what others write, and one of them goes on.
+        keys = [key for key in group["params"] if state.get(key)]  # or it has no state yet
+        # Where both are there, those that have done more steps count.
         own_steps = [_number(state[key].get("step")) for key in keys]
         is_theirs = _number(counts.get("step")) > max(own_steps, default=-1.0)
         for key in keys:
@@ -35,7 +37,7 @@ def from_others(rule: Rule, state_dict: Any) -> Any:
 
 
 def _ours(rule: Rule, found: Mapping[str, Any], counts: StateDict, is_theirs: bool) -> StateDict:
-    """A state or a param group under our names; `is_theirs` says what counts of what is there."""
+    """A state or a param group under our names; `is_theirs` says which counts of two names."""
     names = rule.others.names
     theirs = {**counts, **{own: found[name] for name, own in names if name in found}}
     ours = {key: value for key, value in found.items() if key not in dict(names)}

@@ -54,9 +54,8 @@ class Rule(NamedTuple):
     #: a, b and c are scratch, and g may lie in c.
     step: Callable[..., None]
     asked: Mapping[str, str] = {}  # the arrays of state that only an option asks for
-    numbers: tuple[
-        Number, ...
-    ] = ()  # what state has besides arrays and the step count, in C's order
+    #: What state has besides arrays and the step count, in C's order.
+    numbers: tuple[Number, ...] = ()
     saves_step: bool = True  # whether torch.optim's state has the step count
     positive: tuple[str, ...] = ()  # the arrays of state that are never negative
     #: What an array of state is divided by in a step: another one, or with `roots` its root. In 8

@@ -54,12 +54,14 @@ class Lion(Optimizer):
     -----
     ::
 
-        direction = sign(b1*m + (1 - b1)*g)    # 1, -1 or 0 (below 1e-38, between them)
+        direction = sign(b1*m + (1 - b1)*g)    # 1, -1 or 0
         m         = b2*m + (1 - b2)*g
         p         = p*keep - lr*direction
 
-    with ``keep = 1 - lr*weight_decay``. Of complex numbers, real and imaginary parts have signs
-    of their own. Rows that a `RowGrad` leaves out stay as they are, and so does their momentum.
+    with ``keep = 1 - lr*weight_decay``. Where that sum is smaller than the dtype's smallest normal
+    number (1e-38 in float32, 2e-308 in float64), its direction is between -1 and 1. Of complex
+    numbers, real and imaginary parts have signs of their own. Rows that a `RowGrad` leaves out stay
+    as they are, and so does their momentum.
 
     References
     ----------

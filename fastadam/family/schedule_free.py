@@ -41,7 +41,8 @@ class AdamWScheduleFree(Optimizer):
         This multiple of the parameter is added to the gradient once that is divided by the root
         of its second moment.
     warmup_steps : float, optional
-        So many steps it takes for the learning rate to grow to `lr`, linearly.
+        So many steps it takes for the learning rate to grow to `lr`, linearly; `current_lr` does
+        not show it.
     r : float, optional
         A step t counts ``t**r`` in the average; from 0 to 16.
     weight_lr_power : float, optional
@@ -84,6 +85,9 @@ class AdamWScheduleFree(Optimizer):
     `eval` and `train` round the parameters each time, as in the package schedulefree; after
     `use_averaged_params` they have the very bits that they had. A state dict says in which mode it
     was taken, and `load_state_dict` takes that over, as the parameters come from elsewhere.
+
+    What a model gathers while it trains, such as the means of batch normalization, belongs to
+    the point where gradients are taken. Gather it anew after `eval`.
 
     A `RowGrad` is an error: the weight of a step in the average is the same for all rows.
 

@@ -78,6 +78,10 @@ class AdamWScheduleFree(Optimizer, Base):
     that is done for each parameter: so each gets its group's counts, and in the other direction
     the group gets those of the parameter that was stepped most.
 
+    Batch normalization gathers means and variances where gradients are taken, and they do not fit
+    the model at the other point. Gather them anew after `eval`: show the model, in its training
+    mode and within ``torch.no_grad()``, some batches before you evaluate it.
+
     The sparse gradient of an embedding is an error.
 
     References
