@@ -23,7 +23,8 @@ def from_others(rule: Rule, state_dict: Any) -> Any:
         return state_dict
     state = dict(state_dict["state"])
     groups = []
-    for found in state_dict["param_groups"]:
+    for number, found in enumerate(state_dict["param_groups"]):
+        _check_decay(others, number, found)
         group = {key: value for key, value in found.items() if key not in others.options}
         counts = {own: group.pop(name) for name, own in others.counts.items() if name in group}
         keys = [key for key in group["params"] if state.get(key)]  # or it has no state yet
@@ -34,6 +35,18 @@ def from_others(rule: Rule, state_dict: Any) -> Any:
             state[key] = _ours(rule, state[key], counts, is_theirs)
         groups.append(_ours(rule, group, {}, is_theirs))
     return {**state_dict, "state": state, "param_groups": groups}
+
+
+def _check_decay(others: Others, number: int, found: Mapping[str, Any]) -> None:
+    """Check that weight decay, if there is any, is as ours."""
+    decay = found.get("weight_decay", 0)
+    for name in others.of_decay:
+        ours = others.options[name]
+        if decay and found.get(name, ours) != ours:
+            raise ValueError(
+                f"state dict: param_groups[{number}] has {name}={found[name]!r} and "
+                f"weight_decay={decay!r}; weight decay here is as with {name}={ours!r}"
+            )
 
 
 def _ours(rule: Rule, found: Mapping[str, Any], counts: StateDict, is_theirs: bool) -> StateDict:

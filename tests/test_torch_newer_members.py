@@ -618,6 +618,30 @@ def test_names_that_both_have():
 
 
 @once
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("AdEMAMix", "weight_decouple", False),
+        ("AdEMAMix", "fixed_decay", True),
+        ("ADOPT", "fixed_decay", True),
+    ],
+)
+def test_decay_that_is_another_is_refused(name, option, value):
+    ours, arrays = getattr(fastadam.torch, name)(params()), getattr(fastadam, name)(np.ones(2))
+    saved = {
+        optimizer: copy.deepcopy(optimizer.state_dict(decoded=True)) for optimizer in (ours, arrays)
+    }
+    for optimizer, state_dict in saved.items():
+        state_dict["param_groups"][0] |= {option: value, "weight_decay": 0.5}
+        with pytest.raises(ValueError, match=rf"param_groups\[0\] has {option}={value} and weigh"):
+            optimizer.load_state_dict(state_dict)
+        assert optimizer.param_groups[0]["weight_decay"] == 0
+        state_dict["param_groups"][0]["weight_decay"] = 0.0
+        optimizer.load_state_dict(state_dict)
+        assert option not in optimizer.param_groups[0]
+
+
+@once
 def test_options_that_are_one_there_and_two_here():
     ours = fastadam.torch.AdEMAMix(params(), t_alpha=5, t_beta3=6)
     assert "t_alpha_beta3" not in ours.state_dict(decoded=True)["param_groups"][0]

@@ -68,5 +68,6 @@ ADEMAMIX = Rule(
                ("t_alpha_beta3", "t_beta3")],
         counts={"step": "step"},
         options={"weight_decouple": True, "fixed_decay": False, "foreach": None},
+        of_decay=("weight_decouple", "fixed_decay"),
     ),
 )  # fmt: skip

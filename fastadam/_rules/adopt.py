@@ -45,5 +45,6 @@ ADOPT = Rule(
                ("weight_decouple", "decoupled_weight_decay")],
         counts={"step": "step"},
         options={"fixed_decay": False, "foreach": None},
+        of_decay=("fixed_decay",),
     ),
 )  # fmt: skip

@@ -40,6 +40,8 @@ class Others(NamedTuple):
     counts: Mapping[str, str] = {}
     #: What only their param groups have, as it must be there.
     options: Mapping[str, Any] = {}
+    #: Those of these options with which, as they must be, weight decay is ours.
+    of_decay: Sequence[str] = ()
 
 
 class Rule(NamedTuple):

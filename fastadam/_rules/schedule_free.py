@@ -72,5 +72,5 @@ SCHEDULE_FREE = Rule(
 
 
 def moved_towards(start: Any, end: Any, share: float) -> Any:
-    """Arrays with every number so far on the way from one to another; 0 is the start."""
+    """What lies at that share of the way between two arrays: 0 is the start, 1 the end."""
     return start + start.real.dtype.type(share) * (end - start)

@@ -54,7 +54,8 @@ class AdEMAMix(Optimizer, Base):
     `load_state_dict` takes what the class of the authors gives, and that of the package
     pytorch_optimizer, which counts steps for each group; and both take
     ``state_dict(decoded=True)``, pytorch_optimizer's if `t_alpha` and `t_beta3` are alike. Here
-    the decay is always decoupled, and there only with ``weight_decouple=True``.
+    the decay is always decoupled, and there only with ``weight_decouple=True``: without it, a state
+    dict with weight decay is refused.
 
     References
     ----------
