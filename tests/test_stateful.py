@@ -176,6 +176,14 @@ class Key(str):
         raise ValueError("no key")
 
 
+def betas_of(options):
+    """The betas that were drawn, as far as a member with such options takes them."""
+    betas = options["betas"]
+    if "t_beta3" in options:
+        return (*betas, 0.875)
+    return (0.5, betas[1]) if "warmup_steps" in options and betas[0] == 0 else betas
+
+
 class Machine(RuleBasedStateMachine):
     """An optimizer and its model."""
 
@@ -214,8 +222,8 @@ class Machine(RuleBasedStateMachine):
     def draw_options(self, data, member):
         names = inspect.signature(member).parameters.keys() & member(np.zeros(1)).defaults.keys()
         options = data.draw(st.fixed_dictionaries({name: OPTIONS[name] for name in sorted(names)}))
-        if "t_beta3" in options:
-            options["betas"] = (*options["betas"], 0.875)
+        if "betas" in options:
+            options["betas"] = betas_of(options)
         if options.get("nesterov"):
             options |= {"momentum": 0.5, "dampening": 0.0}  # which it needs
         return options
@@ -346,6 +354,8 @@ class Machine(RuleBasedStateMachine):
         if name in self.model.options[i]:
             strategies = {"lr": LRS, "weight_decay": DECAYS, "betas": BETAS}
             value = data.draw(strategies.get(name, st.booleans()))
+            if name == "betas":
+                value = betas_of({**self.model.options[i], name: value})
             decayed = name == "weight_decay" and value
             assume(not (decayed and any(isinstance(g, tuple) for k in self.model.kept for g in k)))
             self.opt.param_groups[i][name] = value
