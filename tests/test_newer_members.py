@@ -17,6 +17,7 @@ import pytest
 from reference import bits
 
 import fastadam
+from fastadam import _backend
 
 STEPS, N = 300, 64
 
@@ -181,6 +182,7 @@ def test_schedule_free_is_the_paper(chosen):
         assert off(p, y) < most
 
 
+@pytest.mark.parametrize("backend", _backend.available[:1], indirect=True)
 class TestPackages:
     """The same 300 steps in float64, as the package computes them."""
 
