@@ -103,7 +103,7 @@ class Arrays:
                 lacking=tuple(
                     rule.asked[name]
                     for k, name in enumerate(rule.states)
-                    if any(slot.state[k] is None for slot in group)
+                    if name in rule.asked and any(slot.state[k] is None for slot in group)
                 ),
                 ema_decay=ema_decay or 0.0,
                 state_dtypes=(group[0].state_dtype,) if group else _hyper.STATE_DTYPES,

@@ -56,6 +56,8 @@ def added(
     defaults: Group,
     ema_decay: float | None,
     grouped: bool,
+    *,
+    has_state: bool = True,
 ) -> tuple[Arrays, list[Group]]:
     """The arrays of an optimizer with these groups behind those that it has, and the new groups.
 
@@ -67,6 +69,8 @@ def added(
         ``"params"``, and the options in which a group differs from `defaults`.
     grouped : bool
         Whether gradients come as a list with one entry for each group.
+    has_state : bool
+        Whether the slots get state, which is not so where others keep it.
 
     Raises
     ------
@@ -106,10 +110,12 @@ def added(
     n_old_groups = len(specs) - len(new_groups)
     for bare in slots[n_old:]:
         _check_storage(bare, new_groups[bare.group - n_old_groups])
-    slots[n_old:] = [
-        _with_new_state(rule, bare, new_groups[bare.group - n_old_groups], ema_decay)
-        for bare in slots[n_old:]
-    ]
+    for i, bare in enumerate(slots[n_old:], n_old):
+        options = new_groups[bare.group - n_old_groups]
+        if has_state:
+            slots[i] = with_new_state(rule, bare, options, ema_decay)
+        else:
+            slots[i] = without_state(bare, options)
     return arranged(rule, specs, nests, slots, ema_decay, grouped), new_groups
 
 
@@ -174,7 +180,15 @@ def param_changes(arrays: Arrays, values: Sequence[Array]) -> list[Callable[[], 
     ]
 
 
-def _with_new_state(rule: Rule, bare: Slot, options: Group, ema_decay: float | None) -> Slot:
+def without_state(bare: Slot, options: Group) -> Slot:
+    """A slot whose state lies elsewhere, with its parameter as that would need it."""
+    if stored_as(bare.param, options["state_dtype"]) == INT8:
+        bare = in_c_order(bare)
+    return bare._replace(state_dtype=options["state_dtype"])
+
+
+def with_new_state(rule: Rule, bare: Slot, options: Group, ema_decay: float | None) -> Slot:
+    """A slot with state as it is before the first step, under a group's options."""
     kept, dtype = rule.kept(options), stored_as(bare.param, options["state_dtype"])
     zeros = [0.0 if name in kept else None for name in rule.states]
     if dtype == INT8:

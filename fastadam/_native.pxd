@@ -137,7 +137,7 @@ cdef class Batch:
     cdef cnp.npy_intp *lengths  # of the watched arrays: shapes and strides
     cdef object nest  # the user's, in which the parameters must stay, or None
 
-    cpdef step_held(self, grads, groups, loss_scale, int most_threads=*)
+    cpdef step_held(self, grads, groups, loss_scale, int most_threads=*, norm=*)
     cdef bint has_params(self, object spec, object nest) noexcept
     cdef bint has_child(self, object spec, PyObject *now) noexcept
     cdef bint has_leaves(self, Leaves spec, object nest) noexcept

@@ -47,6 +47,8 @@ cdef extern from "fastadam.h":
     int64_t fa_real_size(int dtype)
     int fa_step(fa_batch *batch) nogil
     void fa_touch(const fa_batch *batch) nogil
+    int64_t fa_blocks(const fa_job *job)
+    int64_t fa_sums(const fa_batch *batch, double scale, double *sums) nogil
     void fa_merge_rows(int dtype, void *sums, const void *values, int64_t width,
                        const int64_t *order, const int64_t *starts, int64_t n) nogil
     int fa_get_num_threads()
@@ -140,6 +142,29 @@ def sum_rows(cnp.ndarray values, cnp.ndarray order, cnp.ndarray starts):
     cdef const int64_t *c_starts = <const int64_t *>cnp.PyArray_DATA(starts)
     with nogil:
         fa_merge_rows(dtype, to, source, width, c_order, c_starts, n)
+    return sums
+
+
+def block_sums(cnp.ndarray numbers, double scale):
+    """The sums of squares of each block of a plain vector, times `scale` squared; see fa_sums."""
+    cdef fa_array array
+    cdef fa_job job
+    cdef fa_batch batch
+    cdef cnp.ndarray sums
+    cdef double *to
+    memset(&array, 0, sizeof(array))
+    memset(&job, 0, sizeof(job))
+    memset(&batch, 0, sizeof(batch))
+    array.dtype = real_dtype(numbers)
+    job.array = &array
+    job.grad = cnp.PyArray_DATA(numbers)
+    job.size = numbers.size
+    batch.isa, batch.threads = isa, fa_get_num_threads()
+    batch.jobs, batch.n_jobs = &job, 1
+    sums = np.empty(fa_blocks(&job), np.float64)
+    to = <double *>cnp.PyArray_DATA(sums)
+    with nogil:
+        fa_sums(&batch, scale, to)
     return sums
 
 
@@ -317,9 +342,14 @@ cdef class Batch:
         finally:
             self.lock.release()
 
-    cpdef step_held(self, grads, groups, loss_scale, int most_threads=INT_MAX):
-        """The same for who holds the lock."""
+    cpdef step_held(
+        self, grads, groups, loss_scale, int most_threads=INT_MAX, norm=None
+    ):
+        """The same for who holds the lock, and who may know the norm of all gradients."""
+        cdef int measures = self.batch.norm
         try:
+            if norm is not None:
+                self.batch.norm, self.batch.grad_norm = FA_GIVEN, norm
             # Schedules may do anything, so gradients become pointers only after them.
             self.load_groups(groups, loss_scale)
             if self.nest is not None and not (
@@ -331,6 +361,7 @@ cdef class Batch:
             self.take_all(grads)
             self.run(most_threads)
         finally:
+            self.batch.norm = <fa_norm>measures
             self.release()
 
     cdef bint has_leaves(self, Leaves spec, object nest) noexcept:

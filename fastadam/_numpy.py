@@ -152,6 +152,13 @@ def grad_norm(grads: Sequence[Array], loss_scale: float, wide: Array) -> float:
     return float(np.sqrt(squares)) / loss_scale
 
 
+def block_sums(numbers: Array, scale: float) -> Array:
+    """The sums of squares of each block of a vector, times `scale` squared; as fa_sums has them."""
+    wide = np.empty(NORM_BLOCK)
+    blocks = norm_blocks([numbers])
+    return np.array([block_sum(block, scale, wide) for block in blocks], np.float64)
+
+
 def overflows(grads: Sequence[Array], norm: float, clip: float, loss_scale: float) -> bool:
     """Whether a finite gradient becomes infinite in a step; the twin of fa_overflows."""
     if not norm * clip > _hyper.FLOAT32_MAX / 2:
@@ -262,14 +269,15 @@ class Batch:
         groups: list[_hyper.Group],
         loss_scale: float,
         most_threads: int | None = None,
+        norm: float | None = None,
     ) -> None:
-        """The same for who holds the lock."""
+        """The same for who holds the lock, and who may know the norm of all gradients."""
         scale = 1.0
         if type(loss_scale) is not float or loss_scale != 1.0:
             scale = _hyper.check_loss_scale(loss_scale, self.arrays.traits)
         self._load_groups(groups)
         plain = self.arrays.plain_gradients(grads, self._decays, sum_rows)
-        quietly(self._run, plain, scale)
+        quietly(self._run, plain, scale, norm)
 
     def _load_groups(self, groups: list[_hyper.Group]) -> None:
         """Check the groups in which an object was replaced, and call learning-rate functions."""
@@ -291,15 +299,15 @@ class Batch:
         for i, hyper in enumerate(self._hypers):
             self._lrs[i] = _hyper.lr_now(hyper, self.finished, arrays.traits[i])
 
-    def _run(self, grads: list[Array | Rows | None], loss_scale: float) -> None:
+    def _run(self, grads: list[Array | Rows | None], loss_scale: float, norm: float | None) -> None:
         vectors = [
             None if grad is None else flat(grad.values if isinstance(grad, Rows) else grad)
             for grad in grads
         ]
         clip = 1.0
-        if self._clip.measures:
+        if norm is not None or self._clip.measures:
             given = [vector for vector in vectors if vector is not None]
-            self.grad_norm = grad_norm(given, loss_scale, self._wide)
+            self.grad_norm = grad_norm(given, loss_scale, self._wide) if norm is None else norm
             if self._clip.max_grad_norm < math.inf:
                 clip = self._clip.max_grad_norm / (self.grad_norm + 1e-6)
             if clip > 1:

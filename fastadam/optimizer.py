@@ -35,6 +35,7 @@ class Optimizer:
     param_groups: list[Group]
     _rule: ClassVar[Rule]
     _fixed: ClassVar[Group] = {}  # options that a loaded state dict does not change
+    _has_state: ClassVar[bool] = True  # whether all of it lies in the arrays' slots
     #: The arrays with their state and counts, and the sums of accumulated gradients; of
     #: `_backend`. All of that changes in one assignment, when another batch takes its place.
     _batch: Any
@@ -507,15 +508,15 @@ class Optimizer:
         0.1
         """
         with self._lock.hold():
-            self._load(state_dict)
+            self._replace(*self._loaded(state_dict))
 
-    def _load(
+    def _loaded(
         self,
         state_dict: Mapping[str, Any],
         adopt: bool = False,
         changes: Sequence[Callable[[], object]] = (),
-    ) -> None:
-        """What `load_state_dict` does, for who holds the lock.
+    ) -> tuple[Any, list[Callable[[], object]]]:
+        """What `load_state_dict` will put in place, for who holds the lock: see `_replace`.
 
         With `adopt` the dict's arrays are taken over, where they can be, and not copied.
         `changes` are calls of C that belong to it.
@@ -525,10 +526,10 @@ class Optimizer:
         arrays = _groups.arranged(
             self._rule, old.specs, old.nests, loaded.slots, self._ema_decay, old.grouped
         )
-        batch = self._backend.Batch(arrays, loaded.counts, self._lock, self._clip)
+        batch = self._new_batch(arrays, loaded.counts, loaded.groups)
         groups = zip(self.param_groups, loaded.groups, strict=True)
         updates = [partial(dict.update, group, new) for group, new in groups]
-        self._replace(batch, [*changes, *updates])
+        return batch, [*changes, *updates]
 
     def save(self, path: str | os.PathLike[str], *, params: bool = False, rng: Any = None) -> None:
         """Write a checkpoint: one file, which replaces an older one as a whole or not at all.
@@ -585,17 +586,22 @@ class Optimizer:
         >>> again.params, again.lr, again.finished_steps
         (array([0.9, 0.9]), 0.1, 1)
         """
-        generators = [] if rng is None else _generators.as_list(rng)
         with self._lock.hold():
-            arrays = self._held_batch().arrays
-            arrays.check_groups(self.param_groups)
-            saved = _checkpoint.pack(
-                type(self).__name__,
-                self._saved(),
-                list(map(codes_of, _groups.found_params(arrays))) if params else None,
-                generators,
-            )
-            _files.write(path, *saved)
+            self._held_batch().arrays.check_groups(self.param_groups)
+            self._write(path, self._saved(), params, rng)
+
+    def _write(
+        self, path: str | os.PathLike[str], state_dict: dict[str, Any], params: bool, rng: Any
+    ) -> None:
+        """What `save` does with a state dict, for who holds the lock."""
+        found = _groups.found_params(self._held_batch().arrays) if params else None
+        saved = _checkpoint.pack(
+            self._class_name(),
+            state_dict,
+            None if found is None else list(map(codes_of, found)),
+            [] if rng is None else _generators.as_list(rng),
+        )
+        _files.write(path, *saved)
 
     def load(
         self, path: str | os.PathLike[str], *, params: bool | None = None, rng: Any = None
@@ -642,25 +648,29 @@ class Optimizer:
         generators = None if rng is None else _generators.as_list(rng)
         header, found = _files.read(path)
         with _files.naming(path), self._lock.hold():
-            self._load_file(header, found, params, generators)
+            self._replace(*self._loaded_file(header, found, params, generators))
 
-    def _load_file(
+    def _class_name(self) -> str:
+        """The name under which the state of such an optimizer is saved."""
+        return type(self).__name__
+
+    def _loaded_file(
         self,
         header: dict[str, Any],
         found: dict[str, Array],
         params: bool | None,
         generators: list[Any] | None,
-    ) -> None:
-        """What `load` does with a file's content, for who holds the lock."""
+    ) -> tuple[Any, list[Callable[[], object]]]:
+        """What `load` will put in place of a file's content, for who holds the lock."""
         arrays = self._held_batch().arrays
-        keys, name = [slot.key for slot in arrays.slots], type(self).__name__
+        keys, name = [slot.key for slot in arrays.slots], self._class_name()
         loaded = _checkpoint.unpack(header, found, name, keys, self.param_groups, generators)
         changes = loaded.changes
         if params and loaded.params is None:
             raise ValueError("it has no parameters; save(path, params=True) writes them")
         if params is not False and loaded.params is not None:
             changes += _groups.param_changes(arrays, loaded.params)
-        self._load(loaded.state_dict, adopt=True, changes=changes)
+        return self._loaded(loaded.state_dict, adopt=True, changes=changes)
 
     def _add(self, groups: Sequence[Mapping[str, Any]], grouped: bool) -> None:
         """Check and add groups; what fails leaves the optimizer as it was."""
@@ -669,14 +679,24 @@ class Optimizer:
             old, counts = self._held_batch().arrays, self._counts()
             old.check_groups(self.param_groups)
         arrays, new_groups = _groups.added(
-            self._rule, old, groups, self.defaults, self._ema_decay, grouped
+            self._rule,
+            old,
+            groups,
+            self.defaults,
+            self._ema_decay,
+            grouped,
+            has_state=self._has_state,
         )
         n_new = len(arrays.slots) - len(counts.steps)
         counts.steps.extend([0] * n_new)
         counts.numbers.extend([self._rule.first_numbers] * n_new)
-        batch = self._backend.Batch(arrays, counts, self._lock, self._clip)
+        batch = self._new_batch(arrays, counts, [*self.param_groups, *new_groups])
         batch.sums = self._batch.sums if self._batch else None
         self._replace(batch, [partial(self.param_groups.extend, new_groups)])
+
+    def _new_batch(self, arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> Any:
+        """What steps these arrays of these groups."""
+        return self._backend.Batch(arrays, counts, self._lock, self._clip)
 
     def _replace(self, batch: Any, changes: Sequence[Callable[[], object]]) -> None:
         """Take another batch, and make the changes of the param groups that belong to it.

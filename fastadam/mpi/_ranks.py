@@ -1,0 +1,92 @@
+"""What all ranks do together, or none: a call whose errors reach everybody."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+from mpi4py import MPI
+
+from fastadam._types import Array
+
+#: Errors that keep their class when they are raised on other ranks.
+CLASSES = {error.__name__: error for error in (KeyError, OSError, TypeError, ValueError)}
+
+
+class Ranks:
+    """The processes that share an optimizer.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm, optional
+        Of which a duplicate is used, so that messages do not meet others'. None: COMM_WORLD.
+    """
+
+    def __init__(self, comm: Any = None) -> None:
+        self.comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
+        self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
+
+    def agree(
+        self,
+        call: str,
+        error: Exception | None,
+        settings: Any = None,
+        marks: Sequence[bool] | Array = (),
+    ) -> Array:
+        """Go on if all ranks are here and none has an error; else all of them raise.
+
+        One message of a few bytes, whatever a rank is about to do, so that no rank waits in
+        another call for one that has given up.
+
+        Parameters
+        ----------
+        call : str
+            What this rank was called for.
+        error : Exception or None
+            What keeps this rank from it.
+        settings : object
+            With what; its `repr` must be the same on all ranks.
+        marks : sequence of bool
+            As many on each rank.
+
+        Returns
+        -------
+        ndarray of bool
+            Which of the marks any rank has set.
+        """
+        known = [zlib.crc32(repr(part).encode()) for part in (call, settings)]
+        own = np.array(
+            [error is not None, *known, *(-word for word in known), *marks], dtype=np.int64
+        )
+        most = np.empty_like(own)
+        self.comm.Allreduce(own, most, MPI.MAX)
+        if most[0] or (most[1:3] != -most[3:5]).any():
+            self._raise(call, error, settings)
+        return most[5:] != 0
+
+    def _raise(self, call: str, error: Exception | None, settings: Any) -> NoReturn:
+        found = self.comm.allgather((call, repr(settings), _described(error)))
+        for place, (_, _, described) in enumerate(found):
+            if described is not None:
+                name, text = described
+                raise CLASSES.get(name, RuntimeError)(f"rank {place}: {text}") from error
+        different = next(i for i, other in enumerate(found) if other[:2] != found[0][:2])
+        first, other = found[0], found[different]
+        if first[0] != other[0]:
+            message = f"rank 0 calls {first[0]}, and rank {different} calls {other[0]}"
+        else:
+            message = (
+                f"{call} with {first[1]} on rank 0, and with {other[1]} on rank {different}; "
+                "it must be the same"
+            )
+        raise RuntimeError(f"the ranks do not do the same: {message}")
+
+
+def _described(error: Exception | None) -> tuple[str, str] | None:
+    if error is None:
+        return None
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    name = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in CLASSES), "")
+    return name, text if name else f"{type(error).__name__}: {text}"

@@ -1,0 +1,485 @@
+"""The arrays of an optimizer, of which each rank steps a share and keeps that one's state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from fastadam import _hyper
+from fastadam._arrays import Arrays, Counts, Written
+from fastadam._codecs import BLOCK as CODE_BLOCK
+from fastadam._codecs import INT8, numbers_of
+from fastadam._guard import KEPT
+from fastadam._hyper import Clip, Group
+from fastadam._numpy import NORM_BLOCK
+from fastadam._quiet import quietly
+from fastadam._rows import Rows
+from fastadam._slots import Slot, flat, real_dtype, slot, state_like
+from fastadam._types import Array
+from fastadam.mpi._cuts import Cut, Segment, cut
+from fastadam.mpi._ranks import Ranks
+
+#: Makes the slots of pieces with their state: of a bare slot, a segment and the array's group.
+MakeState = Callable[[Slot, Segment], Slot]
+
+
+class Bucket:
+    """As much as is sent at a time: segments of arrays, of which each rank steps its piece."""
+
+    def __init__(self, shares: Shares, own: Cut, make_state: MakeState) -> None:
+        arrays, self.ranks = shares.arrays, shares.ranks
+        self.pieces, self.segments, self.counts = own.pieces, own.segments, own.counts
+        self.own = own.pieces[self.ranks.rank]
+        self.begins = [0, *accumulate(self.counts)][:-1]
+        self.params = [
+            flat(arrays.slots[segment.array].param)[segment.start : segment.stop]
+            for segment in self.segments
+        ]
+        self.real = real_dtype(arrays.slots[self.segments[0].array].param)
+        slots = [make_state(self._bare(arrays, segment), segment) for segment in self.own]
+        self.slots = slots
+        self.batch = shares.backend.Batch(
+            Arrays(
+                rule=arrays.rule,
+                spec=list(range(len(slots))),
+                names=("params", "grads"),
+                slots=slots,
+                written=[Written("params" + part.suffix, part.user, part.view) for part in slots],
+                n_groups=len(arrays.traits),
+                in_groups=False,
+                ema_decay=shares.ema_decay,
+            ),
+            Counts(
+                [shares.steps[segment.array] for segment in self.own],
+                [shares.numbers[segment.array] for segment in self.own],
+            ),
+            shares.lock,
+            Clip(shares.clip.max_grad_norm, False, False),
+        )
+        self.request: Any = None
+        self.sent: Any = None
+
+    @staticmethod
+    def _bare(arrays: Arrays, segment: Segment) -> Slot:
+        """The slot of a segment, which has no state yet."""
+        whole = arrays.slots[segment.array]
+        part = flat(whole.param)[segment.start : segment.stop]
+        bare = slot(arrays.rule, [part], whole.group, whole.suffix, segment.array)
+        return bare._replace(origin=segment.start)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether its numbers lie in a row, in the arrays themselves."""
+        return len(self.segments) == 1
+
+    @property
+    def size(self) -> int:
+        return sum(self.counts)
+
+    def reduce(self, grads: Sequence[Any], room: Array, to: Array, exact: bool) -> None:
+        """Begin to add up the gradients of all ranks; `to` gets this rank's piece."""
+        self.sent, self.reduced, self.exact = self._packed(grads, room), to, exact
+        if exact:
+            n = len(to)
+            self.received = np.empty((self.ranks.size, n), self.real)
+            self.request = self.ranks.comm.Ialltoallv(
+                (self.sent, (self.counts, self.begins)),
+                (self.received, ([n] * self.ranks.size, [n * r for r in range(self.ranks.size)])),
+            )
+        else:
+            self.request = self.ranks.comm.Ireduce_scatter(self.sent, to, self.counts, MPI.SUM)
+
+    def _packed(self, grads: Sequence[Any], room: Array) -> Array:
+        """All gradients in a row, zeros where an array has none on this rank."""
+        if self.is_one:
+            (segment,) = self.segments
+            grad = grads[segment.array]
+            if grad is not None and grad.dtype == self.real:
+                return grad[segment.start : segment.stop]
+        packed, begin = room[: self.size], 0
+        for segment in self.segments:
+            part = packed[begin : begin + segment.size]
+            grad = grads[segment.array]
+            part[:] = 0 if grad is None else numbers_of(grad[segment.start : segment.stop])
+            begin += segment.size
+        return packed
+
+    def end_reduce(self, average: bool) -> None:
+        """Wait for the sums, and make them means."""
+        self.request.Wait()
+        self.sent = None
+        if self.exact:  # in the order of the ranks
+            quietly(np.copyto, self.reduced, self.received[0])
+            for other in self.received[1:]:
+                quietly(np.add, self.reduced, other, out=self.reduced)
+            self.received = None
+        if average and self.ranks.size > 1:
+            quietly(np.divide, self.reduced, self.ranks.size, out=self.reduced)
+
+    def grads(self, given: Array) -> list[Array | None]:
+        """The reduced gradients of this rank's segments; None where no rank has one."""
+        found: list[Array | None] = []
+        begin = 0
+        for segment in self.own:
+            part = self.reduced[begin : begin + segment.size]
+            found.append(part if given[segment.array] else None)
+            begin += segment.size
+        return found
+
+    def gather(self, room: Array) -> None:
+        """Begin to send the stepped piece to all ranks, and to receive theirs."""
+        if self.is_one:
+            self.whole = self.params[0]
+        else:
+            self.whole = room.view(self.params[0].dtype)[: self.size]
+            self._copy(to_arrays=False)
+        codes = self.whole.view(np.uint16) if self.whole.itemsize == 2 else self.whole
+        self.request = self.ranks.comm.Iallgatherv(
+            MPI.IN_PLACE, (codes, (self.counts, self.begins))
+        )
+
+    def end_gather(self) -> None:
+        """Wait for the pieces of the others."""
+        if self.request is None:
+            return
+        self.request.Wait()
+        self.request = None
+        if not self.is_one:
+            self._copy(to_arrays=True)
+        self.whole = None
+
+    def _copy(self, to_arrays: bool) -> None:
+        begin = 0
+        for param in self.params:
+            packed = self.whole[begin : begin + len(param)]
+            if to_arrays:
+                param[:] = packed
+            else:
+                packed[:] = param
+            begin += len(param)
+
+
+class Shares:
+    """What an optimizer steps; it stands in the place of a backend's Batch.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    backend : module
+        That which steps the pieces.
+    arrays : Arrays
+        All arrays, whose slots have no state.
+    counts : Counts
+    lock : Lock
+    clip : Clip
+    make_state : callable
+        Gives the slot of a piece its state.
+    ema_decay : float or None
+    average : bool
+        Whether gradients are averaged over the ranks, and not summed.
+    deterministic : bool
+        Whether they are added up in the order of the ranks.
+    bucket_bytes : int
+        How much is sent at a time, about.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        backend: Any,
+        arrays: Arrays,
+        counts: Counts,
+        lock: Any,
+        clip: Clip,
+        make_state: MakeState,
+        *,
+        ema_decay: float | None,
+        average: bool,
+        deterministic: bool,
+        bucket_bytes: int,
+    ) -> None:
+        self.ranks, self.backend, self.arrays, self.lock = ranks, backend, arrays, lock
+        self.clip, self.ema_decay = clip, ema_decay
+        self.average, self.deterministic = average, deterministic
+        self.steps, self.numbers = list(counts.steps), list(counts.numbers)
+        self.finished, self.skipped = counts.finished, counts.skipped
+        self.grad_norm = counts.grad_norm
+        self.sums: Any = None
+        self.retired = False
+        self.buckets: list[Bucket] = []
+        kinds = [_sent_as(whole) for whole in arrays.slots]
+        for dtype in dict.fromkeys(kinds):
+            own = [i for i, kind in enumerate(kinds) if kind == dtype]
+            sizes = [flat(arrays.slots[i].param).size for i in own]
+            most = bucket_bytes // dtype[0].itemsize
+            cuts = cut(own, sizes, ranks.size, most)
+            self.buckets += [Bucket(self, part, make_state) for part in cuts]
+        largest = max((bucket.size * bucket.real.itemsize for bucket in self.buckets), default=0)
+        #: What is sent and received for one bucket, while another is stepped.
+        self._rooms = [np.empty(largest, np.uint8) for _ in range(4)]
+        self._order = self._order_of_sums() if clip.measures else None
+
+    def step(self, grads: Any, groups: list[Group], loss_scale: float) -> bool:
+        """One step of every array that has a gradient on any rank.
+
+        False if this was retired while it waited for the lock.
+        """
+        with self.lock.hold():
+            if self.retired:
+                return False
+            error = None if self.sums is None else ValueError(KEPT)
+            self.step_held(grads, groups, loss_scale, error)
+            return True
+
+    def step_held(
+        self,
+        grads: Any,
+        groups: list[Group],
+        loss_scale: float,
+        error: Exception | None = None,
+    ) -> None:
+        """The same for who holds the lock; an error of this rank becomes one of all."""
+        plain, settings, now, scale = [], None, [], 1.0
+        try:
+            if error is not None:
+                raise error
+            scale = _hyper.check_loss_scale(loss_scale, self.arrays.traits)
+            now = self._groups_now(groups)
+            settings = scale, [_shown(group) for group in now], self.finished
+            plain = self._plain(grads, now)
+        except Exception as caught:
+            error = caught
+        marks = [grad is not None for grad in plain] or [False] * len(self.arrays.slots)
+        given = self.ranks.agree("step", error, settings, marks)
+        for i in np.flatnonzero(given).tolist():
+            for user, stand_in in self.arrays.slots[i].copies:
+                np.copyto(stand_in, user)
+        self._exchange(plain, given, now, scale)
+        for i in np.flatnonzero(given).tolist():
+            for user, stand_in in self.arrays.slots[i].copies:
+                np.copyto(user, stand_in)
+
+    def _groups_now(self, groups: list[Group]) -> list[Group]:
+        """The groups, checked, with their learning rates as numbers."""
+        hypers = self.arrays.check_groups(groups)
+        return [
+            {**_hyper.plain(group, traits), "lr": _hyper.lr_now(hyper, self.finished, traits)}
+            for group, hyper, traits in zip(groups, hypers, self.arrays.traits, strict=True)
+        ]
+
+    def _plain(self, grads: Any, groups: list[Group]) -> list[Array | None]:
+        """The gradients as vectors of their arrays' real numbers, in the order of memory."""
+        decays = [group["weight_decay"] for group in groups]
+        found = self.arrays.plain_gradients(grads, decays, self.backend.sum_rows)
+        plain: list[Array | None] = []
+        for i, grad in enumerate(found):
+            if isinstance(grad, Rows):
+                raise TypeError(
+                    f"{self.arrays.name(i)} is of some rows only, which ranks cannot exchange; "
+                    "give a dense gradient"
+                )
+            plain.append(None if grad is None else flat(grad))
+        return plain
+
+    def _exchange(
+        self, plain: Sequence[Array | None], given: Array, groups: list[Group], loss_scale: float
+    ) -> None:
+        buckets = [
+            bucket
+            for bucket in self.buckets
+            if any(given[segment.array] for segment in bucket.segments)
+        ]
+        rooms, norm = self._rooms, None
+
+        def begin(k: int, to: Array | None = None) -> None:
+            bucket = buckets[k]
+            room = rooms[k % 2].view(bucket.real)
+            if to is None:
+                to = rooms[2 + k % 2].view(bucket.real)[: bucket.counts[self.ranks.rank]]
+            bucket.reduce(plain, room, to, self.deterministic)
+
+        def finish(k: int) -> None:
+            bucket = buckets[k]
+            bucket.batch.step_held(bucket.grads(given), groups, loss_scale, norm=norm)
+            bucket.gather(rooms[k % 2])
+
+        if self.clip.measures:
+            for k, bucket in enumerate(buckets):
+                if k >= 2:
+                    buckets[k - 2].end_reduce(self.average)
+                begin(k, np.empty(bucket.counts[self.ranks.rank], bucket.real))
+            for bucket in buckets[max(len(buckets) - 2, 0) :]:
+                bucket.end_reduce(self.average)
+            norm = self.grad_norm = self._norm(buckets, given, loss_scale)
+            if self.clip.skip_nonfinite and self._is_bad(buckets, norm, loss_scale):
+                self.skipped += 1
+                return
+            for k in range(len(buckets)):
+                if k >= 2:
+                    buckets[k - 2].end_gather()
+                finish(k)
+        else:
+            for k in range(len(buckets) + 1):
+                if k >= 2:
+                    buckets[k - 2].end_gather()
+                if k < len(buckets):
+                    begin(k)
+                if k >= 1:
+                    buckets[k - 1].end_reduce(self.average)
+                    finish(k - 1)
+        for bucket in buckets:
+            bucket.end_gather()
+        for i in np.flatnonzero(given).tolist():
+            self.steps[i] += 1
+        for bucket in buckets:
+            for segment, numbers in zip(bucket.own, bucket.batch.numbers, strict=True):
+                self.numbers[segment.array] = numbers
+        self.finished += 1
+
+    def _norm(self, buckets: Sequence[Bucket], given: Array, loss_scale: float) -> float:
+        """The norm of all gradients, with the bits of one process: see csrc/norm.c."""
+        squares = self._sum_of_squares(given, 1.0)
+        info = np.finfo(np.float64)
+        if squares == math.inf or squares < info.smallest_normal / info.eps:
+            own = [
+                float(np.abs(bucket.reduced).max())
+                for bucket in buckets
+                if bucket.real == np.float64 and bucket.reduced.size
+            ]
+            bound = self.ranks.comm.allreduce(max(own, default=0.0), MPI.MAX)
+            if 0 < bound < math.inf:
+                exponent = max(math.frexp(bound)[1], -1000)
+                root = np.sqrt(self._sum_of_squares(given, math.ldexp(1, -exponent)))
+                return float(np.ldexp(root / loss_scale, exponent))
+        return float(quietly(np.sqrt, squares)) / loss_scale
+
+    def _sum_of_squares(self, given: Array, scale: float) -> float:
+        """The sum over all blocks of all ranks, in the order of the arrays."""
+        assert self._order is not None
+        order, counts = self._order
+        own = np.zeros(counts[self.ranks.rank])
+        begin = 0
+        for bucket in self.buckets:
+            grads: Sequence[Array | None] = [None] * len(bucket.own)
+            if any(given[segment.array] for segment in bucket.segments):
+                grads = bucket.grads(given)
+            for segment, grad in zip(bucket.own, grads, strict=True):
+                n = -(-segment.size // NORM_BLOCK)
+                if grad is not None:
+                    own[begin : begin + n] = quietly(self.backend.block_sums, grad, scale)
+                begin += n
+        sums = np.empty(sum(counts))
+        self.ranks.comm.Allgatherv(own, (sums, counts))
+        return float(np.cumsum(sums[order])[-1]) if sums.size else 0.0
+
+    def _order_of_sums(self) -> tuple[Array, list[int]]:
+        """Where each block's sum is among those of all ranks, and how many each has."""
+        places: list[tuple[int, int]] = []
+        counts = []
+        for rank in range(self.ranks.size):
+            before = len(places)
+            for bucket in self.buckets:
+                for segment in bucket.pieces[rank]:
+                    first = segment.start // NORM_BLOCK
+                    n = -(-segment.size // NORM_BLOCK)
+                    places += [(segment.array, first + j) for j in range(n)]
+            counts.append(len(places) - before)
+        pairs = np.array(places or np.empty((0, 2)), np.int64).reshape(-1, 2)
+        return np.lexsort((pairs[:, 1], pairs[:, 0])), counts
+
+    def _is_bad(self, buckets: Sequence[Bucket], norm: float, loss_scale: float) -> bool:
+        """Whether a gradient on any rank is not finite, or does not stay so; see fa_overflows."""
+        if not math.isfinite(norm):
+            return True
+        clip = min(self.clip.max_grad_norm / (norm + 1e-6), 1.0)
+        if not norm * clip > _hyper.FLOAT32_MAX / 2:
+            return False
+        factor = np.float32(clip / loss_scale)
+        own = any(
+            not np.isfinite(quietly(np.multiply, bucket.reduced, factor)).all()
+            for bucket in buckets
+            if bucket.real == np.float32
+        )
+        return bool(self.ranks.comm.allreduce(own, MPI.LOR))
+
+    def state_bytes(self) -> int:
+        """The bytes of this rank's state."""
+        return sum(
+            array.nbytes
+            for bucket in self.buckets
+            for slot in bucket.slots
+            for array in (*slot.state, slot.average, slot.rest)
+            if array is not None
+        )
+
+    def whole_slots(self, of: Callable[[Slot], Any], to: int | None) -> list[Slot] | None:
+        """The slots with the state of all ranks, on the rank `to` or on all.
+
+        Parameters
+        ----------
+        of : callable
+            Takes from a piece's slot what is wanted: the arrays of state, the average, and what a
+            parameter lacks.
+        to : int or None
+            The rank that gets them; the others get None.
+        """
+        pieces: list[list[tuple[Segment, Any]]] = [[] for _ in self.arrays.slots]
+        for bucket in self.buckets:
+            for segment, part in zip(bucket.own, bucket.slots, strict=True):
+                pieces[segment.array].append((segment, of(part)))
+        slots = []
+        for i, whole in enumerate(self.arrays.slots):
+            comm = self.ranks.comm
+            if to is None:
+                found = comm.allgather((pieces[i], self.numbers[i]))
+            else:
+                found = comm.gather((pieces[i], self.numbers[i]), to)
+            if found is not None:
+                slots.append(_joined(whole, [part for own, _ in found for part in own]))
+                owners = [numbers for own, numbers in found if own]
+                self.numbers[i] = owners[0] if owners else self.numbers[i]
+        return slots if to is None or to == self.ranks.rank else None
+
+
+def _joined(whole: Slot, pieces: Sequence[tuple[Segment, Any]]) -> Slot:
+    """An array's slot with the state that lies in pieces."""
+    streams: list[Array | None] = [None] * (len(whole.state) + 2)
+    for segment, found in pieces:
+        for number, part in enumerate(found):
+            if part is None:
+                continue
+            stream = streams[number]
+            if stream is None:
+                dtype = _as_whole(whole, part.dtype)
+                stream = streams[number] = state_like(whole.param, number, 0.0, dtype)
+            own = flat(stream)
+            if part.dtype == INT8:
+                own[segment.start // CODE_BLOCK :][: len(part)] = part
+            else:
+                own[segment.start : segment.stop] = part
+    *state, average, rest = streams
+    return whole._replace(state=tuple(state), average=average, rest=rest)
+
+
+def _as_whole(whole: Slot, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of an array's state whose pieces have another: of complex ones, real numbers."""
+    is_complex = whole.param.dtype.kind == "c" and dtype == real_dtype(whole.param)
+    return whole.param.dtype if is_complex else dtype
+
+
+def _sent_as(whole: Slot) -> tuple[np.dtype[Any], np.dtype[Any]]:
+    """The dtypes in which an array's gradient and its parameter are sent.
+
+    Arrays that are alike in that are sent together.
+    """
+    return real_dtype(whole.param), flat(whole.param).dtype
+
+
+def _shown(group: Group) -> list[tuple[str, Any]]:
+    """A group's options, as ranks compare them."""
+    return sorted((key, value) for key, value in group.items() if key not in ("params", "name"))

@@ -1,0 +1,442 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+import numpy as np
+
+from fastadam import _files, _generators, _groups
+from fastadam._arrays import Arrays, Counts
+from fastadam._average import moving_averages
+from fastadam._checks import name_of
+from fastadam._codecs import BLOCK as CODE_BLOCK
+from fastadam._codecs import INT8, is_half, numbers_of
+from fastadam._hyper import Group
+from fastadam._slots import Slot, flat, state_like
+from fastadam._state import read_state, write_state
+from fastadam._types import Array, ArrayTree, ParamGroups
+from fastadam.mpi._cuts import Segment
+from fastadam.mpi._ranks import Ranks
+from fastadam.mpi._shares import Shares
+from fastadam.optimizer import Optimizer
+
+
+class ZeroRedundancyOptimizer(Optimizer):
+    """An optimizer whose state is spread over the processes of an MPI program.
+
+    Every rank has all parameters, and gradients of its own part of the data. A step adds the
+    gradients up, so that each rank gets the sum of its share; steps that share, of which it alone
+    keeps the state; and sends what came out to all. So the state of a rank is 1/N of the whole, and
+    as many bytes are sent as if gradients were averaged by an all-reduce.
+
+    All methods that step, load, save or show state are to be called by all ranks, in the same
+    order. Where one rank has an error, such as a gradient that does not fit, all ranks raise
+    one, before anything is changed.
+
+    Parameters
+    ----------
+    params : ndarray, nesting of dicts, lists and tuples of ndarray, or list of param groups
+        As in `fastadam.Adam`; of the same shapes and dtypes on all ranks, with the same numbers.
+    optimizer_class : type
+        Such as `fastadam.AdamW`.
+    comm : mpi4py.MPI.Intracomm, optional
+        The ranks; COMM_WORLD if left out. A duplicate is used.
+    average : bool, optional
+        Whether gradients are averaged over the ranks; else they are summed.
+    deterministic : bool, optional
+        Add the gradients up in the order of the ranks. Else MPI decides about the order, which may
+        change with the number of ranks and where they run, and with it the last bits of the sum.
+    bucket_bytes : int, optional
+        How many bytes of gradients are sent at a time, about. At least 16,384 for each rank
+        are.
+    **options
+        Those of `optimizer_class`.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        An array or an option does not fit on some rank; the message names it.
+    RuntimeError
+        The ranks call with other arrays or options.
+
+    Notes
+    -----
+    The parameters are the same on all ranks after each step, to the bit. For the same averaged
+    gradients they have the bits of one process, whatever the number of ranks, also with clipping,
+    for which norms are summed in the order of one process, and with moments in fewer bits.
+
+    References
+    ----------
+    Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
+    arXiv:1910.02054, stage 1; ``torch.distributed.optim.ZeroRedundancyOptimizer``.
+
+    Examples
+    --------
+    A program that ``mpiexec -n 4 python program.py`` would run on four ranks:
+
+    >>> import numpy as np
+    >>> import fastadam
+    >>> from fastadam.mpi import ZeroRedundancyOptimizer
+    >>> w = np.ones(3)
+    >>> opt = ZeroRedundancyOptimizer(w, fastadam.AdamW, lr=0.5, weight_decay=0.0)
+    >>> opt.step(np.array([1.0, -1.0, 0.0]))  # the gradient of this rank's data
+    >>> w
+    array([0.5, 1.5, 1. ])
+    """
+
+    _has_state = False
+
+    def __init__(
+        self,
+        params: ArrayTree | ParamGroups,
+        optimizer_class: type[Optimizer],
+        comm: Any = None,
+        *,
+        average: bool = True,
+        deterministic: bool = False,
+        bucket_bytes: int = 1 << 22,
+        **options: Any,
+    ) -> None:
+        # Which options there are, Optimizer.__setattr__ wants to know.
+        vars(self).update(_rule=optimizer_class._rule, _fixed=optimizer_class._fixed)
+        self._ranks = Ranks(comm)
+        self._exchange: dict[str, Any] = {
+            "average": average,
+            "deterministic": deterministic,
+            "bucket_bytes": bucket_bytes,
+        }
+        self._name = optimizer_class.__name__
+        error = None
+        try:
+            # One of a single number checks the options, and says what they are by default.
+            dtype = np.float64 if options.get("state_dtype") is None else np.float32
+            example = optimizer_class(np.zeros(1, dtype), **options)
+            clip = options.get("max_grad_norm"), options.get("skip_nonfinite", False)
+            super().__init__(params, example.defaults, *clip, example._ema_decay)
+        except Exception as caught:
+            error = caught
+        shown = None if error else [self._name, self._exchange, repr(self._clip), self._forms()]
+        self._ranks.agree("ZeroRedundancyOptimizer", error, shown)
+
+    def _forms(self) -> list[Any]:
+        """What must be the same on all ranks, for steps to be possible."""
+        groups = [
+            sorted((key, value) for key, value in group.items() if key not in ("params", "lr"))
+            for group in self.param_groups
+        ]
+        arrays = [
+            (slot.key, slot.user.shape, name_of(slot.user.dtype), slot.group, slot.param.strides)
+            for slot in self._batch.arrays.slots
+        ]
+        return [groups, arrays]
+
+    def _new_batch(self, arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> Shares:
+        """The shares of all ranks, with new state, or that of slots that have some."""
+
+        def make_state(bare: Slot, segment: Segment) -> Slot:
+            whole = arrays.slots[segment.array]
+            if not any(state is not None for state in whole.state):
+                return _groups.with_new_state(
+                    self._rule, bare, groups[whole.group], self._ema_decay
+                )
+            return part_of(whole, bare, segment)
+
+        shares = Shares(
+            self._ranks,
+            self._backend,
+            arrays,
+            counts,
+            self._lock,
+            self._clip,
+            make_state,
+            ema_decay=self._ema_decay,
+            **self._exchange,
+        )
+        # What state there is, and so what can be switched on, the bare slots do not show.
+        asked = self._rule.asked
+        arrays.traits = [
+            traits._replace(lacking=tuple(key for key in asked.values() if not group[key]))
+            for traits, group in zip(arrays.traits, groups, strict=True)
+        ]
+        arrays.slots = [
+            slot._replace(state=(None,) * len(slot.state), average=None, rest=None)
+            for slot in arrays.slots
+        ]
+        return shares
+
+    def _class_name(self) -> str:
+        return self._name
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Refused: shares are cut when the optimizer is made.
+
+        Raises
+        ------
+        TypeError
+        """
+        raise TypeError("give all param groups to the constructor, where shares are cut")
+
+    @property
+    def state_bytes(self) -> int:
+        """How many bytes the arrays of this rank's state take.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastadam
+        >>> from fastadam.mpi import ZeroRedundancyOptimizer
+        >>> w = np.zeros(1_000_000, np.float32)
+        >>> ZeroRedundancyOptimizer(w, fastadam.Adam).state_bytes  # on one rank
+        8000000
+        """
+        bytes_of: int = self._batch.state_bytes()
+        return bytes_of
+
+    def _averages(self, arrays: Arrays) -> list[Array]:
+        if self._ema_decay is None:
+            return moving_averages(arrays)  # says that there are none
+        n = len(self._rule.states)
+        slots = self._batch.whole_slots(lambda part: [*[None] * n, part.average, None], None)
+        return [
+            slot.average if slot.average is not None else numbers_of(slot.user) for slot in slots
+        ]
+
+    def state_dict(self, *, decoded: bool = False, to: int | None = None) -> Any:
+        """A copy of the state of all ranks, step counts and options, as in `Adam.state_dict`.
+
+        Parameters
+        ----------
+        decoded : bool, optional
+            As there.
+        to : int, optional
+            The rank that gets it, while the others get None. If left out, all ranks get it.
+
+        Returns
+        -------
+        dict or None
+            One that loads into `optimizer_class` on one machine, too, or on any number of ranks.
+
+        Raises
+        ------
+        RuntimeError
+            The ranks do not all call this.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastadam
+        >>> from fastadam.mpi import ZeroRedundancyOptimizer
+        >>> opt = ZeroRedundancyOptimizer(np.ones(2), fastadam.Adam)
+        >>> opt.step(np.ones(2))
+        >>> opt.state_dict()["state"][0]["exp_avg"]
+        array([0.1, 0.1])
+        """
+        with self._lock.hold():
+            self._ranks.agree("state_dict", None, [decoded, to])
+            return self._gathered(decoded, to)
+
+    def _gathered(self, decoded: bool = False, to: int | None = None) -> dict[str, Any] | None:
+        """A state dict of the state of all ranks, for who holds the lock."""
+        batch = self._held_batch()
+        slots = batch.whole_slots(lambda part: [*part.state, part.average, part.rest], to)
+        if slots is None:
+            return None
+        return write_state(self._arranged(slots), self._counts(), self.param_groups, decoded)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over state, step counts and options; see `Adam.load_state_dict`.
+
+        Parameters
+        ----------
+        state_dict : dict
+            The same on all ranks, of any number of ranks or of one machine. Each rank copies its
+            share.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError
+            It does not fit on some rank; nothing was changed on any.
+
+        Examples
+        --------
+        See `state_dict`.
+        """
+        with self._lock.hold():
+            self._put_in_place("load_state_dict", lambda: self._loaded(state_dict))
+
+    def _loaded(
+        self,
+        state_dict: Mapping[str, Any],
+        adopt: bool = False,
+        changes: Sequence[Callable[[], object]] = (),
+    ) -> tuple[Any, list[Callable[[], object]]]:
+        # The slots have no state, but what reads a state dict asks them what there is to be.
+        arrays = self._held_batch().arrays
+        has_average = self._ema_decay is not None
+        expecting = [
+            slot._replace(
+                average=slot.param if has_average else None,
+                rest=slot.param if is_half(slot.param.dtype) else None,
+            )
+            for slot in arrays.slots
+        ]
+        whole = self._arranged(expecting)
+        whole.traits = arrays.traits
+        loaded = read_state(whole, state_dict, self.param_groups, self._fixed, adopt=True)
+        new = self._arranged(loaded.slots)
+        batch = self._new_batch(new, loaded.counts, loaded.groups)
+        groups = zip(self.param_groups, loaded.groups, strict=True)
+        updates = [partial(dict.update, group, new) for group, new in groups]
+        return batch, [*changes, *updates]
+
+    def _arranged(self, slots: Sequence[Slot]) -> Arrays:
+        """The optimizer's arrays with other slots."""
+        arrays = self._held_batch().arrays
+        return _groups.arranged(
+            self._rule, arrays.specs, arrays.nests, slots, self._ema_decay, arrays.grouped
+        )
+
+    def _put_in_place(self, call: str, prepare: Callable[[], Any], settings: Any = None) -> None:
+        """Put in place what `prepare` gives, if no rank has an error."""
+        error, prepared = None, None
+        try:
+            prepared = prepare()
+        except Exception as caught:
+            error = caught
+        self._ranks.agree(call, error, settings)
+        assert prepared is not None
+        self._replace(*prepared)
+
+    def save(self, path: str | os.PathLike[str], *, params: bool = False, rng: Any = None) -> None:
+        """Write a checkpoint of all ranks; see `Adam.save`.
+
+        Rank 0 gets the state of the others and writes it, as one file that loads on any number of
+        ranks and, by `optimizer_class`, on one machine without MPI.
+
+        Parameters
+        ----------
+        path, params
+            As there; what rank 0 was called with counts.
+        rng : numpy.random.Generator or RandomState, or list of them, optional
+            Rank 0's are saved.
+
+        Raises
+        ------
+        OSError, TypeError, ValueError, ImportError
+            As there, on all ranks.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import numpy as np
+        >>> import fastadam
+        >>> from fastadam.mpi import ZeroRedundancyOptimizer
+        >>> path = os.path.join(tempfile.mkdtemp(), "adam.ckpt")
+        >>> opt = ZeroRedundancyOptimizer(np.ones(2), fastadam.Adam, lr=0.1)
+        >>> opt.step(np.ones(2))
+        >>> opt.save(path, params=True)
+        >>> again = fastadam.Adam(np.zeros(2))
+        >>> again.load(path)
+        >>> again.params
+        array([0.9, 0.9])
+        """
+        error = None
+        with self._lock.hold():
+            self._ranks.agree("save", None, params)
+            saved = self._gathered(to=0)
+            try:
+                if saved is not None:
+                    self._write(path, saved, params, rng)
+            except Exception as caught:
+                error = caught
+            self._ranks.agree("save", error)
+
+    def load(
+        self, path: str | os.PathLike[str], *, params: bool | None = None, rng: Any = None
+    ) -> None:
+        """Take over a checkpoint of any number of ranks, or of one machine; see `Adam.load`.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A file that every rank can read.
+        params, rng
+            As there.
+
+        Raises
+        ------
+        OSError, TypeError, ValueError, KeyError, ImportError
+            As there, if it fails on any rank; nothing was changed on any.
+
+        Examples
+        --------
+        See `save`.
+        """
+
+        def prepare() -> Any:
+            generators = None if rng is None else _generators.as_list(rng)
+            header, found = _files.read(path)
+            with _files.naming(path):
+                return self._loaded_file(header, found, params, generators)
+
+        with self._lock.hold():
+            self._put_in_place("load", prepare)
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a part of the ranks cannot be copied or pickled; use state_dict or save")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        self.__getstate__()
+
+    def check_synced(self) -> None:
+        """Check that all ranks have the same numbers in their parameters.
+
+        Raises
+        ------
+        RuntimeError
+            They have not; the message names the first array and the ranks that differ from rank 0.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastadam
+        >>> from fastadam.mpi import ZeroRedundancyOptimizer
+        >>> ZeroRedundancyOptimizer(np.ones(3), fastadam.Adam).check_synced()
+        """
+        from hashlib import blake2b
+
+        arrays = self._batch.arrays
+        self._ranks.agree("check_synced", None)
+        own = [blake2b(np.ascontiguousarray(slot.view).tobytes()).digest() for slot in arrays.slots]
+        found = self._ranks.comm.allgather(own)
+        for i, slot in enumerate(arrays.slots):
+            others = [rank for rank, digests in enumerate(found) if digests[i] != found[0][i]]
+            if others:
+                raise RuntimeError(
+                    f"params{slot.suffix} has not the same numbers on rank 0 and on "
+                    f"{'rank' if len(others) == 1 else 'ranks'} {', '.join(map(str, others))}"
+                )
+
+
+def part_of(whole: Slot, bare: Slot, segment: Segment) -> Slot:
+    """The slot of a segment with copies of what the whole array's slot has of its state."""
+
+    def cut(stream: Array | None, number: int) -> Array | None:
+        if stream is None:
+            return None
+        vector = flat(stream)
+        if stream.dtype == INT8:
+            vector = vector[segment.start // CODE_BLOCK : -(-segment.stop // CODE_BLOCK)]
+        else:
+            vector = vector[segment.start : segment.stop]
+        return state_like(bare.param, number, vector)
+
+    n = len(whole.state)
+    return bare._replace(
+        state=tuple(cut(state, k) for k, state in enumerate(whole.state)),
+        average=cut(whole.average, n),
+        rest=cut(whole.rest, n + 1),
+        state_dtype=whole.state_dtype,
+    )

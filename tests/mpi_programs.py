@@ -1,0 +1,258 @@
+"""What test_mpi.py runs under mpiexec: ``python mpi_programs.py NAME ARGUMENTS``."""
+
+import sys
+
+import numpy as np
+from members import BY_NAME
+from mpi4py import MPI
+
+import fastadam
+from fastadam import schedules
+from fastadam.mpi import ZeroRedundancyOptimizer
+
+comm = MPI.COMM_WORLD
+rank, size = comm.rank, comm.size
+
+
+def params_of(dtype="float32"):
+    """Groups of arrays, most of which are cut; the same on all ranks."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape, dtype=dtype):
+        return rng.standard_normal(shape).astype(np.float32).astype(dtype)
+
+    return [
+        {
+            "params": {"W": draw(300, 70), "b": draw(70), "F": np.asfortranarray(draw(100, 90))},
+            "weight_decay": 0.125,
+        },
+        {
+            "params": [draw(90, 200)[:, ::2], draw(5, 1), draw(0, 3), draw()],
+            "lr": schedules.cosine_decay(0.1, 40),
+        },
+    ]
+
+
+def arrays_of(groups):
+    return [*groups[0]["params"].values(), *groups[1]["params"]]
+
+
+def grads_of(groups, step, of_rank):
+    rng = np.random.default_rng(1000 * step + of_rank)
+    found = [rng.standard_normal(p.shape).astype(p.dtype) for p in arrays_of(groups)]
+    if step % 5 == 2:
+        found[1] = None
+    if step % 5 == 3 and of_rank != size - 1:  # one rank alone has it
+        found[2] = None
+    if step == 7 and of_rank == size - 1:
+        found[3][2, 2] = np.nan
+    return [dict(zip(groups[0]["params"], found[:3], strict=True)), found[3:]]
+
+
+def mean(all_of_it):
+    """The mean of all ranks' gradients, added up in their order."""
+    flat = [[*first.values(), *second] for first, second in all_of_it]
+    means = []
+    for grads in zip(*flat, strict=True):
+        given = [g for g in grads if g is not None]
+        if not given:
+            means.append(None)
+            continue
+        total = np.zeros_like(given[0], np.result_type(given[0].dtype, np.float32))
+        for g in given:
+            total = total + g
+        means.append((total / total.dtype.type(size)).astype(total.dtype))
+    return [dict(zip(all_of_it[0][0], means[:3], strict=True)), means[3:]]
+
+
+def same(left, right):
+    return all(
+        np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(left, right, strict=True)
+    )
+
+
+def seen(state_dict):
+    """All of a state dict but the functions in it."""
+    groups = [{**group, "lr": None} for group in state_dict["param_groups"]]
+    entries = {
+        key: {name: np.asarray(value).tobytes() for name, value in entry.items()}
+        for key, entry in state_dict["state"].items()
+    }
+    return entries, groups
+
+
+def pair(name, dtype="float32", **options):
+    cls, ours, theirs = getattr(fastadam, name), params_of(dtype), params_of(dtype)
+    spread = ZeroRedundancyOptimizer(
+        ours, cls, deterministic=True, bucket_bytes=1 << 15, lr=0.01, **options
+    )
+    return spread, cls(theirs, lr=0.01, **options), ours, theirs
+
+
+def train(spread, alone, ours, theirs, steps, first=0):
+    for step in range(first, first + steps):
+        grads = [grads_of(ours, step, r) for r in range(size)]
+        spread.step(grads[rank], loss_scale=4.0)
+        alone.step(mean(grads), loss_scale=4.0)
+        assert same(arrays_of(ours), arrays_of(theirs)), step
+        if spread.grad_norm is not None:
+            assert np.array_equal(spread.grad_norm, alone.grad_norm, equal_nan=True)
+    assert (spread.finished_steps, spread.skipped_steps) == (
+        alone.finished_steps,
+        alone.skipped_steps,
+    )
+
+
+def bits(name, dtype, state_dtype):
+    """Each step has the bits of one process that gets the averaged gradients."""
+    options = {"max_grad_norm": 30.0, "skip_nonfinite": True, "seed": 3}
+    options["state_dtype"] = None if state_dtype == "None" else state_dtype
+    if not BY_NAME[name].averages_itself:
+        options["ema_decay"] = 0.75
+    both = pair(name, dtype, **options)
+    train(*both, 12)
+    spread, alone, ours, _ = both
+    assert alone.skipped_steps == 1
+    spread.check_synced()
+    whole = spread.state_dict()
+    assert seen(whole) == seen(alone.state_dict())
+    if "ema_decay" in options:
+        with spread.use_averaged_params():
+            averages = [p.copy() for p in arrays_of(ours)]
+        with alone.use_averaged_params():
+            assert same(averages, arrays_of(both[3]))
+    own = comm.allgather(spread.state_bytes)
+    assert max(own) <= alone.state_bytes / size + 13 * size * (1 << 15)
+    assert sum(own) == alone.state_bytes
+
+
+def steps(count):
+    """Without clipping, gradients are sent while others are stepped."""
+    both = pair("AdamW", weight_decay=0.25)
+    train(*both, int(count))
+
+
+def checkpoint(path, mode):
+    """Written on some ranks, and read on others, and without MPI."""
+    both = pair("NAdam", max_grad_norm=30.0, skip_nonfinite=True, ema_decay=0.75)
+    spread, alone, ours, theirs = both
+    if mode == "save":
+        train(*both, 5)
+        spread.save(path, params=True, rng=np.random.default_rng(7))
+        if rank == 0:
+            alone.save(path + ".alone", params=True, rng=np.random.default_rng(7))
+            with open(path, "rb") as ours, open(path + ".alone", "rb") as theirs:
+                assert ours.read() == theirs.read()
+    else:
+        rngs = [np.random.default_rng(1) for _ in range(2)]
+        spread.load(path, rng=rngs[0])
+        alone.load(path, rng=rngs[1])
+        assert rngs[0].bit_generator.state == rngs[1].bit_generator.state
+        assert same(arrays_of(ours), arrays_of(theirs))
+        train(*both, 5, first=20)
+        state = spread.state_dict(to=size - 1)
+        assert (state is None) == (rank != size - 1)
+        whole = alone.state_dict()
+        spread.load_state_dict(whole)
+        assert seen(spread.state_dict()) == seen(whole)
+
+
+def errors():
+    """One rank's error is that of all, and nothing is changed on any."""
+
+    def refused(call, kind, *words):
+        before = [p.copy() for p in arrays_of(ours)]
+        counts = spread.finished_steps, spread.skipped_steps
+        try:
+            call()
+        except kind as error:
+            for word in words:
+                assert word in str(error), str(error)
+        else:
+            raise AssertionError("it was not refused")
+        assert same(before, arrays_of(ours))
+        assert counts == (spread.finished_steps, spread.skipped_steps)
+
+    both = pair("AdamW", max_grad_norm=30.0)
+    spread, alone, ours, theirs = both
+    train(*both, 2)
+    last = size - 1
+
+    def with_bad(change):
+        grads = grads_of(ours, 2, rank)
+        if rank == last:
+            change(grads)
+        return lambda: spread.step(grads)
+
+    def shape(grads):
+        grads[0]["W"] = np.ones((3, 3), np.float32)
+
+    def dtype(grads):
+        grads[1][0] = grads[1][0].astype(complex)
+
+    def lost(grads):
+        del grads[0]["F"]
+
+    def rows(grads):
+        grads[0]["b"] = fastadam.RowGrad([1], np.ones(1, np.float32))
+
+    refused(with_bad(shape), ValueError, f"rank {last}: ", "grads[0]['W']", "(3, 3)")
+    refused(with_bad(dtype), (TypeError, ValueError), f"rank {last}: ", "grads[1][0]")
+    refused(with_bad(lost), (KeyError, ValueError), f"rank {last}: ", "'F'")
+    refused(with_bad(rows), (TypeError, ValueError), f"rank {last}: ", "grads[0]['b']")
+
+    group = spread.param_groups[0]
+    lr = group["lr"]
+    for bad, words in ((-1.0, "Invalid learning rate"), (lambda k: 1 / 0, "ZeroDivisionError")):
+        group["lr"] = bad if rank == last else lr
+        refused(
+            lambda: spread.step(grads_of(ours, 2, rank)), (ValueError, RuntimeError),
+            f"rank {last}: ", words,
+        )  # fmt: skip
+        group["lr"] = lr
+    if size > 1:
+        group["lr"] = 0.5 if rank == last else lr
+        refused(
+            lambda: spread.step(grads_of(ours, 2, rank)), RuntimeError, "do not do the same", "0.5"
+        )
+        group["lr"] = lr
+        refused(
+            lambda: spread.check_synced() if rank == last else spread.step(grads_of(ours, 2, rank)),
+            RuntimeError, "rank 0 calls step", f"rank {last} calls check_synced",
+        )  # fmt: skip
+        refused(
+            lambda: spread.step(grads_of(ours, 2, rank), loss_scale=2.0 if rank == last else 1.0),
+            RuntimeError, "do not do the same", "2.0",
+        )  # fmt: skip
+    refused(lambda: spread.step(), ValueError, "accumulate was not called")
+    if rank == last:
+        spread.accumulate(grads_of(ours, 2, rank))
+    refused(lambda: spread.step(grads_of(ours, 2, rank)), ValueError, f"rank {last}: step got")
+    if rank != last:
+        spread.accumulate(grads_of(ours, 2, rank))
+    spread.step()
+    alone.step(mean([grads_of(ours, 2, r) for r in range(size)]))
+    assert same(arrays_of(ours), arrays_of(theirs))
+    refused(lambda: spread.load("/nowhere/x.ckpt"), OSError, "rank 0: ")
+    refused(lambda: spread.save("/nowhere/x.ckpt"), OSError, "rank 0: ")
+    state = spread.state_dict()
+    if rank == last:
+        del state["state"]["W"]["exp_avg"]
+    refused(lambda: spread.load_state_dict(state), KeyError, f"rank {last}: ", "exp_avg")
+
+    def make(**options):
+        return lambda: ZeroRedundancyOptimizer(np.ones(3), fastadam.Adam, **options)
+
+    refused(make(lr=-1.0 if rank == last else 1.0), ValueError, f"rank {last}: Invalid learning")
+    refused(make(betas=3), ValueError, "rank 0: betas must be two numbers")
+    if size > 1:
+        refused(make(lr=1.0, eps=1e-3 if rank == last else 1e-8), RuntimeError, "the same", "0.001")
+        wrong = np.ones(3 if rank else 4)
+        refused(lambda: ZeroRedundancyOptimizer(wrong, fastadam.Adam), RuntimeError, "(4,)", "(3,)")
+        ours[0]["params"]["b"][3] += rank
+        refused(spread.check_synced, RuntimeError, "params[0]['b']", "rank")
+
+
+if __name__ == "__main__":
+    name, *arguments = sys.argv[1:]
+    globals()[name](*arguments)
