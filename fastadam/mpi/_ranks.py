@@ -9,8 +9,6 @@ from typing import Any, NoReturn
 import numpy as np
 from mpi4py import MPI
 
-from fastadam._types import Array
-
 #: Errors that keep their class when they are raised on other ranks.
 CLASSES = {error.__name__: error for error in (KeyError, OSError, TypeError, ValueError)}
 
@@ -28,13 +26,7 @@ class Ranks:
         self.comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
 
-    def agree(
-        self,
-        call: str,
-        error: Exception | None,
-        settings: Any = None,
-        marks: Sequence[bool] | Array = (),
-    ) -> Array:
+    def agree(self, call: str, error: Exception | None, settings: Any = None) -> None:
         """Go on if all ranks are here and none has an error; else all of them raise.
 
         One message of a few bytes, whatever a rank is about to do, so that no rank waits in
@@ -48,23 +40,20 @@ class Ranks:
             What keeps this rank from it.
         settings : object
             With what; its `repr` must be the same on all ranks.
-        marks : sequence of bool
-            As many on each rank.
-
-        Returns
-        -------
-        ndarray of bool
-            Which of the marks any rank has set.
         """
         known = [zlib.crc32(repr(part).encode()) for part in (call, settings)]
-        own = np.array(
-            [error is not None, *known, *(-word for word in known), *marks], dtype=np.int64
-        )
+        own = np.array([error is not None, *known, *(-word for word in known)], np.int64)
         most = np.empty_like(own)
         self.comm.Allreduce(own, most, MPI.MAX)
         if most[0] or (most[1:3] != -most[3:5]).any():
             self._raise(call, error, settings)
-        return most[5:] != 0
+
+    def any(self, marks: Sequence[bool]) -> list[bool]:
+        """Which marks some rank has set; there are as many on each."""
+        own = np.array(marks, np.uint8)
+        found = np.empty_like(own)
+        self.comm.Allreduce(own, found, MPI.MAX)
+        return [bool(mark) for mark in found]
 
     def _raise(self, call: str, error: Exception | None, settings: Any) -> NoReturn:
         found = self.comm.allgather((call, repr(settings), _described(error)))

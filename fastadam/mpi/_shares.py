@@ -28,49 +28,74 @@ from fastadam.mpi._ranks import Ranks
 MakeState = Callable[[Slot, Segment], Slot]
 
 
-class Bucket:
-    """As much as is sent at a time: segments of arrays, of which each rank steps its piece."""
+class Piece:
+    """What one rank steps at a time: segments of arrays, with their state."""
 
-    def __init__(self, shares: Shares, own: Cut, make_state: MakeState) -> None:
-        arrays, self.ranks = shares.arrays, shares.ranks
-        self.pieces, self.segments, self.counts = own.pieces, own.segments, own.counts
-        self.own = own.pieces[self.ranks.rank]
-        self.begins = [0, *accumulate(self.counts)][:-1]
-        self.params = [
-            flat(arrays.slots[segment.array].param)[segment.start : segment.stop]
-            for segment in self.segments
-        ]
-        self.real = real_dtype(arrays.slots[self.segments[0].array].param)
-        slots = [make_state(self._bare(arrays, segment), segment) for segment in self.own]
-        self.slots = slots
+    def __init__(self, shares: Shares, own: list[Segment], make_state: MakeState) -> None:
+        arrays, self.own = shares.arrays, own
+        self.slots = [make_state(_bare(arrays, segment), segment) for segment in own]
+        written = [Written("params" + part.suffix, part.user, part.view) for part in self.slots]
         self.batch = shares.backend.Batch(
             Arrays(
                 rule=arrays.rule,
-                spec=list(range(len(slots))),
+                spec=list(range(len(own))),
                 names=("params", "grads"),
-                slots=slots,
-                written=[Written("params" + part.suffix, part.user, part.view) for part in slots],
+                slots=self.slots,
+                written=written,
                 n_groups=len(arrays.traits),
                 in_groups=False,
                 ema_decay=shares.ema_decay,
             ),
             Counts(
-                [shares.steps[segment.array] for segment in self.own],
-                [shares.numbers[segment.array] for segment in self.own],
+                [shares.steps[segment.array] for segment in own],
+                [shares.numbers[segment.array] for segment in own],
             ),
             shares.lock,
             Clip(shares.clip.max_grad_norm, False, False),
         )
+
+    def grads(self, given: Sequence[bool]) -> list[Array | None]:
+        """The reduced gradients of the segments; None where no rank has one."""
+        return [
+            np.empty(0, real_dtype(part.param)) if given[segment.array] else None
+            for segment, part in zip(self.own, self.slots, strict=True)
+        ]
+
+    def step(
+        self, given: Sequence[bool], groups: list[Group], loss_scale: float, norm: float | None
+    ) -> None:
+        """Step the segments by gradients whose norm is known, if that matters."""
+        self.batch.step_held(self.grads(given), groups, loss_scale, norm=norm)
+
+
+def _bare(arrays: Arrays, segment: Segment) -> Slot:
+    """The slot of a segment, which has no state yet."""
+    whole = arrays.slots[segment.array]
+    part = flat(whole.param)[segment.start : segment.stop]
+    bare = slot(arrays.rule, [part], whole.group, whole.suffix, segment.array)
+    return bare._replace(origin=segment.start)
+
+
+class Bucket(Piece):
+    """As much as is sent at a time: segments of arrays, of which each rank steps a piece."""
+
+    def __init__(self, shares: Shares, cut: Cut, make_state: MakeState) -> None:
+        self.ranks = shares.ranks
+        super().__init__(shares, cut.pieces[self.ranks.rank], make_state)
+        self.pieces, self.segments, self.counts = cut.pieces, cut.segments, cut.counts
+        self.begins = [0, *accumulate(self.counts)][:-1]
+        wholes = [shares.arrays.slots[segment.array].param for segment in self.segments]
+        self.real = real_dtype(wholes[0])
+        self.params = [
+            flat(whole)[segment.start : segment.stop]
+            for whole, segment in zip(wholes, self.segments, strict=True)
+        ]
+        #: What is on its way: all gradients, those of this rank's piece, and of all ranks one.
         self.request: Any = None
         self.sent: Any = None
-
-    @staticmethod
-    def _bare(arrays: Arrays, segment: Segment) -> Slot:
-        """The slot of a segment, which has no state yet."""
-        whole = arrays.slots[segment.array]
-        part = flat(whole.param)[segment.start : segment.stop]
-        bare = slot(arrays.rule, [part], whole.group, whole.suffix, segment.array)
-        return bare._replace(origin=segment.start)
+        self.reduced = np.empty(0, self.real)
+        self.received: Any = None
+        self.whole: Any = None  # all parameters of the bucket in a row
 
     @property
     def is_one(self) -> bool:
@@ -100,7 +125,8 @@ class Bucket:
             (segment,) = self.segments
             grad = grads[segment.array]
             if grad is not None and grad.dtype == self.real:
-                return grad[segment.start : segment.stop]
+                part: Array = grad[segment.start : segment.stop]
+                return part
         packed, begin = room[: self.size], 0
         for segment in self.segments:
             part = packed[begin : begin + segment.size]
@@ -121,8 +147,7 @@ class Bucket:
         if average and self.ranks.size > 1:
             quietly(np.divide, self.reduced, self.ranks.size, out=self.reduced)
 
-    def grads(self, given: Array) -> list[Array | None]:
-        """The reduced gradients of this rank's segments; None where no rank has one."""
+    def grads(self, given: Sequence[bool]) -> list[Array | None]:
         found: list[Array | None] = []
         begin = 0
         for segment in self.own:
@@ -212,6 +237,9 @@ class Shares:
         self.sums: Any = None
         self.retired = False
         self.buckets: list[Bucket] = []
+        for whole in arrays.slots:  # averages and masters begin with what is in the parameters
+            for user, stand_in in whole.copies:
+                np.copyto(stand_in, user)
         kinds = [_sent_as(whole) for whole in arrays.slots]
         for dtype in dict.fromkeys(kinds):
             own = [i for i, kind in enumerate(kinds) if kind == dtype]
@@ -219,6 +247,9 @@ class Shares:
             most = bucket_bytes // dtype[0].itemsize
             cuts = cut(own, sizes, ranks.size, most)
             self.buckets += [Bucket(self, part, make_state) for part in cuts]
+        empty = [i for i, whole in enumerate(arrays.slots) if whole.param.size == 0]
+        #: Arrays without numbers, which have step counts all the same, on all ranks.
+        self.empty = Piece(self, [Segment(i, 0, 0) for i in empty], make_state)
         largest = max((bucket.size * bucket.real.itemsize for bucket in self.buckets), default=0)
         #: What is sent and received for one bucket, while another is stepped.
         self._rooms = [np.empty(largest, np.uint8) for _ in range(4)]
@@ -254,15 +285,19 @@ class Shares:
             plain = self._plain(grads, now)
         except Exception as caught:
             error = caught
-        marks = [grad is not None for grad in plain] or [False] * len(self.arrays.slots)
-        given = self.ranks.agree("step", error, settings, marks)
-        for i in np.flatnonzero(given).tolist():
-            for user, stand_in in self.arrays.slots[i].copies:
-                np.copyto(stand_in, user)
+        self.ranks.agree("step", error, settings)
+        given = self.ranks.any([grad is not None for grad in plain])
+        copies = [
+            pair
+            for whole, is_given in zip(self.arrays.slots, given, strict=True)
+            if is_given
+            for pair in whole.copies
+        ]
+        for user, stand_in in copies:
+            np.copyto(stand_in, user)
         self._exchange(plain, given, now, scale)
-        for i in np.flatnonzero(given).tolist():
-            for user, stand_in in self.arrays.slots[i].copies:
-                np.copyto(user, stand_in)
+        for user, stand_in in copies:
+            np.copyto(user, stand_in)
 
     def _groups_now(self, groups: list[Group]) -> list[Group]:
         """The groups, checked, with their learning rates as numbers."""
@@ -287,7 +322,11 @@ class Shares:
         return plain
 
     def _exchange(
-        self, plain: Sequence[Array | None], given: Array, groups: list[Group], loss_scale: float
+        self,
+        plain: Sequence[Array | None],
+        given: Sequence[bool],
+        groups: list[Group],
+        loss_scale: float,
     ) -> None:
         buckets = [
             bucket
@@ -305,7 +344,7 @@ class Shares:
 
         def finish(k: int) -> None:
             bucket = buckets[k]
-            bucket.batch.step_held(bucket.grads(given), groups, loss_scale, norm=norm)
+            bucket.step(given, groups, loss_scale, norm)
             bucket.gather(rooms[k % 2])
 
         if self.clip.measures:
@@ -334,14 +373,15 @@ class Shares:
                     finish(k - 1)
         for bucket in buckets:
             bucket.end_gather()
-        for i in np.flatnonzero(given).tolist():
-            self.steps[i] += 1
-        for bucket in buckets:
-            for segment, numbers in zip(bucket.own, bucket.batch.numbers, strict=True):
+        self.empty.step(given, groups, loss_scale, norm)
+        for i, is_given in enumerate(given):
+            self.steps[i] += is_given
+        for piece in (*buckets, self.empty):
+            for segment, numbers in zip(piece.own, piece.batch.numbers, strict=True):
                 self.numbers[segment.array] = numbers
         self.finished += 1
 
-    def _norm(self, buckets: Sequence[Bucket], given: Array, loss_scale: float) -> float:
+    def _norm(self, buckets: Sequence[Bucket], given: Sequence[bool], loss_scale: float) -> float:
         """The norm of all gradients, with the bits of one process: see csrc/norm.c."""
         squares = self._sum_of_squares(given, 1.0)
         info = np.finfo(np.float64)
@@ -358,7 +398,7 @@ class Shares:
                 return float(np.ldexp(root / loss_scale, exponent))
         return float(quietly(np.sqrt, squares)) / loss_scale
 
-    def _sum_of_squares(self, given: Array, scale: float) -> float:
+    def _sum_of_squares(self, given: Sequence[bool], scale: float) -> float:
         """The sum over all blocks of all ranks, in the order of the arrays."""
         assert self._order is not None
         order, counts = self._order
@@ -429,7 +469,7 @@ class Shares:
             The rank that gets them; the others get None.
         """
         pieces: list[list[tuple[Segment, Any]]] = [[] for _ in self.arrays.slots]
-        for bucket in self.buckets:
+        for bucket in (*self.buckets, self.empty):
             for segment, part in zip(bucket.own, bucket.slots, strict=True):
                 pieces[segment.array].append((segment, of(part)))
         slots = []
