@@ -118,7 +118,7 @@ def bits(name, dtype, state_dtype):
     spread.check_synced()
     whole = spread.state_dict()
     assert seen(whole) == seen(alone.state_dict())
-    if "ema_decay" in options:
+    if "ema_decay" in options or BY_NAME[name].averages_itself:
         with spread.use_averaged_params():
             averages = [p.copy() for p in arrays_of(ours)]
         with alone.use_averaged_params():

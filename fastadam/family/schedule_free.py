@@ -13,6 +13,7 @@ from fastadam._guard import at_once
 from fastadam._hyper import Group, Schedule
 from fastadam._quiet import quietly
 from fastadam._rules.schedule_free import moved_towards
+from fastadam._slots import Slot
 from fastadam._types import Array, ArrayTree, ParamGroups
 from fastadam.optimizer import Optimizer
 
@@ -213,12 +214,18 @@ class AdamWScheduleFree(Optimizer):
         hypers = arrays.check_groups(self.param_groups)
         averages = []
         for i, slot in enumerate(arrays.slots):
-            average = np.asarray(quietly(master_of, codes_of(slot.view), slot.rest))
-            if self.param_groups[slot.group]["train_mode"] and self._has_z(i):
-                share = 1 - 1 / hypers[slot.group].beta1
-                average = quietly(moved_towards, average, slot.state[0], share)
-            averages.append(average)
+            has_moved = self.param_groups[slot.group]["train_mode"] and self._has_z(i)
+            averages.append(average_of(slot, hypers[slot.group].beta1 if has_moved else None))
         return averages
+
+
+def average_of(slot: Slot, beta1: float | None) -> Array:
+    """Where the model is evaluated; None: that is where the parameter is."""
+    param = np.asarray(quietly(master_of, codes_of(slot.view), slot.rest))
+    if beta1 is None:
+        return param
+    average: Array = quietly(moved_towards, param, slot.state[0], 1 - 1 / beta1)
+    return average
 
 
 def moves(param: Array, z: Array, rest: Array | None, share: float) -> list[Callable[[], object]]:

@@ -14,9 +14,11 @@ from fastadam._checks import name_of
 from fastadam._codecs import BLOCK as CODE_BLOCK
 from fastadam._codecs import INT8, is_half, numbers_of
 from fastadam._hyper import Group
+from fastadam._rules import SCHEDULE_FREE
 from fastadam._slots import Slot, flat, state_like
 from fastadam._state import read_state, write_state
 from fastadam._types import Array, ArrayTree, ParamGroups
+from fastadam.family.schedule_free import average_of
 from fastadam.mpi._cuts import Segment
 from fastadam.mpi._ranks import Ranks
 from fastadam.mpi._shares import Shares
@@ -66,6 +68,15 @@ class ZeroRedundancyOptimizer(Optimizer):
     The parameters are the same on all ranks after each step, to the bit. For the same averaged
     gradients they have the bits of one process, whatever the number of ranks, also with clipping,
     for which norms are summed in the order of one process, and with moments in fewer bits.
+    Gradients in half precision are added up in float32.
+
+    An array is stepped if any rank has a gradient of it; where a rank has None, that counts as
+    zero. A step with a NaN on one rank is left out on all, with `skip_nonfinite`. `accumulate` sums
+    what this rank got; the step exchanges the means. `averaged_params` and `use_averaged_params`
+    are to be called by all ranks. `AdamWScheduleFree` has these alone, and no `eval`.
+
+    Besides its share of the state, a rank has four buckets of memory, and with `max_grad_norm` or
+    `skip_nonfinite` its share of the gradients during a step. Rank 0 gets all state for `save`.
 
     References
     ----------
@@ -195,10 +206,18 @@ class ZeroRedundancyOptimizer(Optimizer):
         return bytes_of
 
     def _averages(self, arrays: Arrays) -> list[Array]:
-        if self._ema_decay is None:
+        none = [None] * len(self._rule.states)
+
+        def average(part: Slot) -> Array | None:
+            if self._rule is not SCHEDULE_FREE:
+                return part.average
+            group = self.param_groups[part.group]
+            has_moved = group["train_mode"] and self._batch.steps[part.key]
+            return average_of(part, group["betas"][0] if has_moved else None)
+
+        if self._ema_decay is None and self._rule is not SCHEDULE_FREE:
             return moving_averages(arrays)  # says that there are none
-        n = len(self._rule.states)
-        slots = self._batch.whole_slots(lambda part: [*[None] * n, part.average, None], None)
+        slots = self._batch.whole_slots(lambda part: [*none, average(part), None], None)
         return [
             slot.average if slot.average is not None else numbers_of(slot.user) for slot in slots
         ]
