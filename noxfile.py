@@ -84,7 +84,7 @@ def types(session):
 @nox.session(tags=["ci"])
 def pyright(session):
     """pyright, with the packages that fastadam adapts; the stubs against the extensions."""
-    session.install(TORCH, "-e", ".[examples,scipy,safetensors]", "pyright[nodejs]", "mypy")
+    session.install(TORCH, "-e", ".[examples,scipy,safetensors,mpi]", "pyright[nodejs]", "mypy")
     session.run("pyright")
     stubs = ["fastadam._native", "fastadam.torch._tensors"]
     options = ["--ignore-missing-stub", "--mypy-config-file", "pyproject.toml"]

@@ -22,7 +22,8 @@ What else there is:
 - `Optimizer`, `Schedule`, `ArrayTree` and `GradTree`, for annotations;
 - adapters, each imported when it is first asked for, and only where its package is installed:
   `fastadam.torch` (PyTorch's optimizers for tensors on the CPU), `fastadam.sklearn`
-  (scikit-learn's perceptrons) and `fastadam.scipy` (a method of ``scipy.optimize.minimize``).
+  (scikit-learn's perceptrons), `fastadam.scipy` (a method of ``scipy.optimize.minimize``) and
+  `fastadam.mpi` (an optimizer spread over the processes of an MPI program).
 
 ``help(fastadam.Adam)`` has all options, the rule and the papers.
 """
@@ -57,13 +58,14 @@ __all__ = [
 __all__ += family.__all__
 
 if TYPE_CHECKING:
+    from fastadam import mpi as mpi
     from fastadam import scipy as scipy
     from fastadam import sklearn as sklearn
     from fastadam import torch as torch
 else:  # a type checker would take every name for one of these
 
     def __getattr__(name):
-        if name not in ("scipy", "sklearn", "torch"):
+        if name not in ("mpi", "scipy", "sklearn", "torch"):
             raise AttributeError(f"module 'fastadam' has no attribute {name!r}")
         try:
             return importlib.import_module(f"fastadam.{name}")

@@ -25,7 +25,7 @@ def pytest_configure():
 #: best one and NumPy are enough. All others run on each.
 OF_PYTHON = {
     *("checkpoint", "compressed_state", "docs", "errors", "files", "free_threading", "groups"),
-    *("guests", "interrupts", "main", "memory", "params", "recipes", "schedules", "scipy"),
+    *("guests", "interrupts", "main", "memory", "mpi", "params", "recipes", "schedules", "scipy"),
     *("sklearn", "torch", "torch_compressed", "torch_engines", "torch_foreign"),
     *("torch_newer_members", "torch_optim", "training"),
 }

@@ -1,5 +1,8 @@
 """What test_mpi.py runs under mpiexec: ``python mpi_programs.py NAME ARGUMENTS``."""
 
+import copy
+import doctest
+import itertools
 import sys
 
 import numpy as np
@@ -8,7 +11,9 @@ from mpi4py import MPI
 
 import fastadam
 from fastadam import schedules
-from fastadam.mpi import ZeroRedundancyOptimizer
+from fastadam._numpy import NORM_BLOCK
+from fastadam.mpi import ZeroRedundancyOptimizer, _zero
+from fastadam.mpi._cuts import cut
 
 comm = MPI.COMM_WORLD
 rank, size = comm.rank, comm.size
@@ -253,6 +258,52 @@ def errors():
         refused(lambda: ZeroRedundancyOptimizer(wrong, fastadam.Adam), RuntimeError, "(4,)", "(3,)")
         ours[0]["params"]["b"][3] += rank
         refused(spread.check_synced, RuntimeError, "params[0]['b']", "rank")
+
+
+def cuts():
+    """All numbers are in one piece; blocks are whole, and arrays of 4,096 numbers have no piece
+    with fewer."""
+    some = [0, 1, 5, 4095, 4096, 4097, 8191, 8192, 12287, 100_000, 70_000]
+    cases = itertools.product((1, 2, 3, 5), range(len(some)), (1, 3, 11), (1, 5000, 50_000, 10**9))
+    for ranks, first, n, most in cases:
+        sizes = (some[first:] + some[:first])[:n]
+        places = [0] * n
+        for found in cut(range(n), sizes, ranks, most):
+            assert len(found.pieces) == ranks
+            assert sum(found.counts) > 0
+            for segment in itertools.chain(*found.pieces):
+                i, start, stop = segment
+                assert start == places[i]
+                assert start % NORM_BLOCK == 0
+                assert stop == sizes[i] or stop % NORM_BLOCK == 0
+                assert segment.size >= min(sizes[i], NORM_BLOCK) > 0
+                places[i] = stop
+        assert places == sizes
+    for found in cut([0], [16_777_216], 4, 1 << 20):
+        assert max(found.counts) - min(found.counts) <= NORM_BLOCK
+
+
+def examples():
+    """Those of the docstrings."""
+    result = doctest.testmod(_zero, globs={})
+    assert result.attempted > 10
+    assert result.failed == 0
+
+
+def refusals():
+    spread, *_ = pair("Adam")
+    for call, kind, words in (
+        (lambda: copy.deepcopy(spread), TypeError, "use state_dict or save"),
+        (lambda: spread.add_param_group({"params": np.ones(2)}), TypeError, "to the constructor"),
+        (spread.averaged_params, ValueError, "there is no average"),
+    ):
+        try:
+            call()
+        except kind as error:
+            message = str(error)
+        else:
+            message = ""
+        assert words in message, message
 
 
 if __name__ == "__main__":

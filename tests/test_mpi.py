@@ -10,10 +10,6 @@ import time
 import pytest
 from members import NAMES
 
-import fastadam
-from fastadam import _backend
-from fastadam._numpy import NORM_BLOCK
-
 PROGRAMS = pathlib.Path(__file__).parent / "mpi_programs.py"
 
 
@@ -79,48 +75,10 @@ def test_checkpoints_know_no_ranks(run, tmp_path):
         run(ranks, "checkpoint", path, "load")
 
 
-@pytest.mark.parametrize("backend", _backend.available[:1], indirect=True)
-def test_cuts():
-    """All numbers are in one piece; blocks are whole, and arrays of 4,096 numbers have no piece
-    with fewer."""
-    cuts = pytest.importorskip("fastadam.mpi._cuts")
-    some = [0, 1, 5, 4095, 4096, 4097, 8191, 8192, 12287, 100_000, 70_000]
-    for ranks in (1, 2, 3, 5):
-        for first in range(len(some)):
-            for n in (1, 3, len(some)):
-                for most in (1, 5000, 50_000, 10**9):
-                    sizes = (some[first:] + some[:first])[:n]
-                    places = [0] * n
-                    for cut in cuts.cut(range(n), sizes, ranks, most):
-                        assert len(cut.pieces) == ranks
-                        assert sum(cut.counts) > 0
-                        for segment in (s for piece in cut.pieces for s in piece):
-                            i, start, stop = segment
-                            assert start == places[i]
-                            assert start % NORM_BLOCK == 0
-                            assert stop == sizes[i] or stop % NORM_BLOCK == 0
-                            assert segment.size >= min(sizes[i], NORM_BLOCK) > 0
-                            places[i] = stop
-                    assert places == sizes
+def test_cuts(run):
+    run(1, "cuts")
 
 
-@pytest.mark.parametrize("backend", _backend.available[:1], indirect=True)
-def test_pieces_are_of_one_size():
-    cuts = pytest.importorskip("fastadam.mpi._cuts")
-    for cut in cuts.cut([0], [16_777_216], 4, 1 << 20):
-        assert max(cut.counts) - min(cut.counts) <= NORM_BLOCK
-
-
-def test_what_is_refused():
-    mpi = pytest.importorskip("fastadam.mpi")
-    import copy
-
-    import numpy as np
-
-    opt = mpi.ZeroRedundancyOptimizer(np.ones(3), fastadam.Adam)
-    with pytest.raises(TypeError, match="use state_dict or save"):
-        copy.deepcopy(opt)
-    with pytest.raises(TypeError, match="give all param groups to the constructor"):
-        opt.add_param_group({"params": np.ones(2)})
-    with pytest.raises(ValueError, match="there is no average"):
-        opt.averaged_params()
+def test_examples_and_what_is_refused(run):
+    run(1, "examples")
+    run(2, "refusals")
