@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastadam
-from fastadam import family
+from fastadam import _backend, family
 from fastadam.__main__ import main
 from fastadam._bench import cli, rivals
 from fastadam._bench.timing import measure
@@ -148,11 +148,16 @@ def test_bench_gives_every_library_as_many_threads(monkeypatch):
     assert given == [1, 1, 3, 2]
 
 
+#: The one that has the streams, if any.
+COMPILED = pytest.mark.parametrize(
+    "backend", [name for name in _backend.available if name != "numpy"][:1], indirect=True
+)
+
+
+@COMPILED
 @pytest.mark.parametrize("member", family.__all__)
 def test_the_streams_are_those_of_each_member(member, backend):
     """One addition for each number of the parameter and of the state."""
-    if backend == "numpy":
-        pytest.skip("only the compiled backend has them")
     param = np.ones(1001, np.float32)
     opt = getattr(fastadam, member)(param)
     opt._batch.streams(np.full_like(param, 2))
@@ -163,12 +168,11 @@ def test_the_streams_are_those_of_each_member(member, backend):
     assert all(np.all(state == 2) for state in states)
 
 
+@COMPILED
 @pytest.mark.parametrize(
     "options", [{"state_dtype": "bfloat16"}, {"state_dtype": "int8"}, {"dtype": np.float16}]
 )
 def test_the_streams_of_fewer_bits_are_refused(options, backend):
-    if backend == "numpy":
-        pytest.skip("only the compiled backend has them")
     grad = np.ones(2**14, options.get("dtype", np.float32))
     opt = fastadam.Adam(grad.copy(), state_dtype=options.get("state_dtype"))
     with pytest.raises(ValueError, match="fewer bits"):
