@@ -23,7 +23,7 @@ What else there is:
 - adapters, each imported when it is first asked for, and only where its package is installed:
   `fastadam.torch` (PyTorch's optimizers for tensors on the CPU), `fastadam.sklearn`
   (scikit-learn's perceptrons), `fastadam.scipy` (a method of ``scipy.optimize.minimize``) and
-  `fastadam.mpi` (an optimizer spread over the processes of an MPI program).
+  `fastadam.mpi` (optimizers that are spread over the processes of an MPI program).
 
 ``help(fastadam.Adam)`` has all options, the rule and the papers.
 """

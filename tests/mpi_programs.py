@@ -3,7 +3,9 @@
 import copy
 import doctest
 import itertools
+import os
 import sys
+import tempfile
 
 import numpy as np
 from members import BY_NAME
@@ -12,7 +14,7 @@ from mpi4py import MPI
 import fastadam
 from fastadam import schedules
 from fastadam._numpy import NORM_BLOCK
-from fastadam.mpi import ZeroRedundancyOptimizer, _zero
+from fastadam.mpi import DistributedOptimizer, ZeroRedundancyOptimizer, _distributed, _zero
 from fastadam.mpi._cuts import cut
 
 comm = MPI.COMM_WORLD
@@ -260,6 +262,77 @@ def errors():
         refused(spread.check_synced, RuntimeError, "params[0]['b']", "rank")
 
 
+def parts(name, state_dtype):
+    """Each rank steps its rows of an array, with the bits of one process that steps all of it."""
+    rng = np.random.default_rng(1)
+    rows, width = 90, 4096 // 8
+    whole = {"x": rng.standard_normal((rows, width)).astype(np.float32), "y": np.ones(7)}
+    edges = [8 * (rows // 8 * r // size) for r in range(size)] + [rows]
+    here = slice(edges[rank], edges[rank + 1])
+    own = {"x": whole["x"][here].copy(), "y": np.ones(7 if rank == size - 1 else 0)}
+    options = {"lr": schedules.cosine_decay(0.1, 30), "seed": 4, "skip_nonfinite": True}
+    if state_dtype != "None":
+        options["state_dtype"] = state_dtype
+        del whole["y"], own["y"]
+    cls = getattr(fastadam, name)
+    spread = DistributedOptimizer(own, cls, max_grad_norm=50.0, **options)
+    alone = cls(whole, max_grad_norm=50.0, **options)
+    for step in range(12):
+        grad = rng.standard_normal((rows, width)).astype(np.float32)
+        if step == 5:
+            grad[-1, 3] = np.inf
+        grads = {"x": grad, "y": None if step % 4 == 1 else np.full(7, 0.5)}
+        local = {"x": grad[here], "y": grads["y"]}
+        if local["y"] is not None and rank < size - 1:
+            local["y"] = local["y"][:0]
+        alone.step({key: grads[key] for key in whole})
+        spread.step({key: local[key] for key in own})
+        assert own["x"].tobytes() == whole["x"][here].tobytes(), step
+        if "y" in own and rank == size - 1:
+            assert own["y"].tobytes() == whole["y"].tobytes(), step
+        if step != 5:
+            assert spread.grad_norm == alone.grad_norm
+    assert spread.skipped_steps == alone.skipped_steps == 1
+    assert spread.finished_steps == alone.finished_steps == 11
+    path = tempfile.mktemp()
+    spread.save(path, params=True)
+    again = DistributedOptimizer({k: p * 0 for k, p in own.items()}, cls, max_grad_norm=50.0,
+                                 **options)  # fmt: skip
+    again.load(path)
+    os.remove(path)
+    for opt in (spread, again):
+        opt.step({k: np.ones_like(p) for k, p in opt.params.items()})
+    assert own["x"].tobytes() == again.params["x"].tobytes()
+
+    def refused(call, kind, *words):
+        before = own["x"].copy()
+        try:
+            call()
+        except kind as error:
+            message = str(error)
+        else:
+            message = ""
+        assert [word for word in words if word not in message] == [], message
+        assert before.tobytes() == own["x"].tobytes()
+
+    last = size - 1
+    bad = {k: np.ones_like(p) for k, p in own.items()}
+    if rank == last:
+        bad["x"] = np.ones((3, 3), np.float32)
+    refused(lambda: spread.step(bad), ValueError, f"rank {last}: ", "grads['x']", "(3, 3)")
+    if size > 1:
+        lacking = {k: np.ones_like(p) for k, p in own.items()}
+        if rank == last:
+            lacking["x"] = None
+        refused(lambda: spread.step(lacking), RuntimeError, "the ranks do not do the same")
+        if state_dtype == "int8":
+            odd = np.ones(5000 + 3 * (rank == 0), np.float32)
+            refused(
+                lambda: DistributedOptimizer(odd, cls, state_dtype="int8"), ValueError,
+                "rank 1: params begins at number 5003",
+            )  # fmt: skip
+
+
 def cuts():
     """All numbers are in one piece; blocks are whole, and arrays of 4,096 numbers have no piece
     with fewer."""
@@ -285,9 +358,10 @@ def cuts():
 
 def examples():
     """Those of the docstrings."""
-    result = doctest.testmod(_zero, globs={})
-    assert result.attempted > 10
-    assert result.failed == 0
+    for module in (_distributed, _zero):
+        result = doctest.testmod(module, globs={})
+        assert result.attempted > 5
+        assert result.failed == 0
 
 
 def refusals():

@@ -75,6 +75,21 @@ def test_checkpoints_know_no_ranks(run, tmp_path):
         run(ranks, "checkpoint", path, "load")
 
 
+@pytest.mark.parametrize(
+    ("ranks", "name", "state_dtype"),
+    [
+        (1, "AdamW", "None"),
+        (2, "Adam", "None"),
+        (3, "NAdam", "None"),
+        (3, "AdEMAMix", "bfloat16"),
+        (2, "Adam", "int8"),
+        (4, "Lion", "int8"),
+    ],
+)
+def test_parts_have_the_bits_of_one_process(run, ranks, name, state_dtype):
+    run(ranks, "parts", name, state_dtype)
+
+
 def test_cuts(run):
     run(1, "cuts")
 

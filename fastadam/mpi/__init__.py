@@ -1,7 +1,8 @@
 """Optimizers for NumPy programs that run as several processes under MPI, by mpi4py.
 
-`ZeroRedundancyOptimizer` spreads the state of an optimizer over the processes. A program is
-run on N of them by ``mpiexec -n N python program.py``.
+`ZeroRedundancyOptimizer` is for parameters that every process has, and spreads their state.
+`DistributedOptimizer` is for parameters that are themselves spread. A program is run on N
+processes by ``mpiexec -n N python program.py``.
 """
 
 try:
@@ -9,6 +10,7 @@ try:
 except ImportError as error:
     raise ImportError("fastadam.mpi needs mpi4py: pip install mpi4py") from error
 
+from fastadam.mpi._distributed import DistributedOptimizer
 from fastadam.mpi._zero import ZeroRedundancyOptimizer
 
-__all__ = ["ZeroRedundancyOptimizer"]
+__all__ = ["DistributedOptimizer", "ZeroRedundancyOptimizer"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
@@ -22,6 +20,7 @@ from fastadam._slots import Slot, flat, real_dtype, state_like
 from fastadam._types import Array
 from fastadam.mpi._buckets import Bucket, MakeState, Piece
 from fastadam.mpi._cuts import Segment, cut
+from fastadam.mpi._norm import fold, must_skip, norm_of_all
 from fastadam.mpi._ranks import Ranks
 
 
@@ -116,8 +115,8 @@ class Shares:
             if error is not None:
                 raise error
             scale = _hyper.check_loss_scale(loss_scale, self.arrays.traits)
-            now = self._groups_now(groups)
-            settings = scale, [_shown(group) for group in now], self.finished
+            now = groups_now(self.arrays, groups, self.finished)
+            settings = scale, [shown(group) for group in now], self.finished
             plain = self._plain(grads, now)
         except Exception as caught:
             error = caught
@@ -134,14 +133,6 @@ class Shares:
         self._exchange(plain, given, now, scale)
         for user, stand_in in copies:
             np.copyto(user, stand_in)
-
-    def _groups_now(self, groups: list[Group]) -> list[Group]:
-        """The groups, checked, with their learning rates as numbers."""
-        hypers = self.arrays.check_groups(groups)
-        return [
-            {**_hyper.plain(group, traits), "lr": _hyper.lr_now(hyper, self.finished, traits)}
-            for group, hyper, traits in zip(groups, hypers, self.arrays.traits, strict=True)
-        ]
 
     def _plain(self, grads: Any, groups: list[Group]) -> list[Array | None]:
         """The gradients as vectors of their arrays' real numbers, in the order of memory."""
@@ -190,8 +181,11 @@ class Shares:
                 begin(k, np.empty(bucket.counts[self.ranks.rank], bucket.real))
             for bucket in buckets[max(len(buckets) - 2, 0) :]:
                 bucket.end_reduce(self.average)
-            norm = self.grad_norm = self._norm(buckets, given, loss_scale)
-            if self.clip.skip_nonfinite and self._is_bad(buckets, norm, loss_scale):
+            reduced = [bucket.reduced for bucket in buckets]
+            norm = self.grad_norm = norm_of_all(
+                self.ranks, lambda scale: self._sum_of_squares(given, scale), reduced, loss_scale
+            )
+            if must_skip(self.ranks, self.clip, reduced, norm, loss_scale):
                 self.skipped += 1
                 return
             for k in range(len(buckets)):
@@ -217,23 +211,6 @@ class Shares:
                 self.numbers[segment.array] = numbers
         self.finished += 1
 
-    def _norm(self, buckets: Sequence[Bucket], given: Sequence[bool], loss_scale: float) -> float:
-        """The norm of all gradients, with the bits of one process: see csrc/norm.c."""
-        squares = self._sum_of_squares(given, 1.0)
-        info = np.finfo(np.float64)
-        if squares == math.inf or squares < info.smallest_normal / info.eps:
-            own = [
-                float(np.abs(bucket.reduced).max())
-                for bucket in buckets
-                if bucket.real == np.float64 and bucket.reduced.size
-            ]
-            bound = self.ranks.comm.allreduce(max(own, default=0.0), MPI.MAX)
-            if 0 < bound < math.inf:
-                exponent = max(math.frexp(bound)[1], -1000)
-                root = np.sqrt(self._sum_of_squares(given, math.ldexp(1, -exponent)))
-                return float(np.ldexp(root / loss_scale, exponent))
-        return float(quietly(np.sqrt, squares)) / loss_scale
-
     def _sum_of_squares(self, given: Sequence[bool], scale: float) -> float:
         """The sum over all blocks of all ranks, in the order of the arrays."""
         assert self._order is not None
@@ -249,9 +226,7 @@ class Shares:
                 if grad is not None:
                     own[begin : begin + n] = quietly(self.backend.block_sums, grad, scale)
                 begin += n
-        sums = np.empty(sum(counts))
-        self.ranks.comm.Allgatherv(own, (sums, counts))
-        return float(np.cumsum(sums[order])[-1]) if sums.size else 0.0
+        return fold(self.ranks, own, counts, order)
 
     def _order_of_sums(self) -> tuple[Array, list[int]]:
         """Where each block's sum is among those of all ranks, and how many each has."""
@@ -267,21 +242,6 @@ class Shares:
             counts.append(len(places) - before)
         pairs = np.array(places or np.empty((0, 2)), np.int64).reshape(-1, 2)
         return np.lexsort((pairs[:, 1], pairs[:, 0])), counts
-
-    def _is_bad(self, buckets: Sequence[Bucket], norm: float, loss_scale: float) -> bool:
-        """Whether a gradient on any rank is not finite, or does not stay so; see fa_overflows."""
-        if not math.isfinite(norm):
-            return True
-        clip = min(self.clip.max_grad_norm / (norm + 1e-6), 1.0)
-        if not norm * clip > _hyper.FLOAT32_MAX / 2:
-            return False
-        factor = np.float32(clip / loss_scale)
-        own = any(
-            not np.isfinite(quietly(np.multiply, bucket.reduced, factor)).all()
-            for bucket in buckets
-            if bucket.real == np.float32
-        )
-        return bool(self.ranks.comm.allreduce(own, MPI.LOR))
 
     def state_bytes(self) -> int:
         """The bytes of this rank's state."""
@@ -356,6 +316,16 @@ def _sent_as(whole: Slot) -> tuple[np.dtype[Any], np.dtype[Any]]:
     return real_dtype(whole.param), flat(whole.param).dtype
 
 
-def _shown(group: Group) -> list[tuple[str, Any]]:
+def groups_now(arrays: Arrays, groups: list[Group], finished: int) -> list[Group]:
+    """The groups, checked, with their learning rates after so many steps as numbers."""
+    return [
+        {**_hyper.plain(group, traits), "lr": _hyper.lr_now(hyper, finished, traits)}
+        for group, hyper, traits in zip(
+            groups, arrays.check_groups(groups), arrays.traits, strict=True
+        )
+    ]
+
+
+def shown(group: Group) -> list[tuple[str, Any]]:
     """A group's options, as ranks compare them."""
     return sorted((key, value) for key, value in group.items() if key not in ("params", "name"))

@@ -3,14 +3,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from fastadam import _files, _generators, _groups
 from fastadam._arrays import Arrays, Counts
 from fastadam._average import moving_averages
-from fastadam._checks import name_of
 from fastadam._codecs import BLOCK as CODE_BLOCK
 from fastadam._codecs import INT8, is_half, numbers_of
 from fastadam._hyper import Group
@@ -19,13 +18,13 @@ from fastadam._slots import Slot, flat, state_like
 from fastadam._state import read_state, write_state
 from fastadam._types import Array, ArrayTree, ParamGroups
 from fastadam.family.schedule_free import average_of
+from fastadam.mpi._base import MpiOptimizer
 from fastadam.mpi._cuts import Segment
-from fastadam.mpi._ranks import Ranks
 from fastadam.mpi._shares import Shares
 from fastadam.optimizer import Optimizer
 
 
-class ZeroRedundancyOptimizer(Optimizer):
+class ZeroRedundancyOptimizer(MpiOptimizer):
     """An optimizer whose state is spread over the processes of an MPI program.
 
     Every rank has all parameters, and gradients of its own part of the data. A step adds the
@@ -110,38 +109,15 @@ class ZeroRedundancyOptimizer(Optimizer):
         bucket_bytes: int = 1 << 22,
         **options: Any,
     ) -> None:
-        # Which options there are, Optimizer.__setattr__ wants to know.
-        vars(self).update(_rule=optimizer_class._rule, _fixed=optimizer_class._fixed)
-        self._ranks = Ranks(comm)
-        self._exchange: dict[str, Any] = {
+        exchange = {
             "average": average,
             "deterministic": deterministic,
             "bucket_bytes": bucket_bytes,
         }
-        self._name = optimizer_class.__name__
-        error = None
-        try:
-            # One of a single number checks the options, and says what they are by default.
-            dtype = np.float64 if options.get("state_dtype") is None else np.float32
-            example = optimizer_class(np.zeros(1, dtype), **options)
-            clip = options.get("max_grad_norm"), options.get("skip_nonfinite", False)
-            super().__init__(params, example.defaults, *clip, example._ema_decay)
-        except Exception as caught:
-            error = caught
-        shown = None if error else [self._name, self._exchange, repr(self._clip), self._forms()]
-        self._ranks.agree("ZeroRedundancyOptimizer", error, shown)
+        super().__init__(params, optimizer_class, comm, exchange, options)
 
-    def _forms(self) -> list[Any]:
-        """What must be the same on all ranks, for steps to be possible."""
-        groups = [
-            sorted((key, value) for key, value in group.items() if key not in ("params", "lr"))
-            for group in self.param_groups
-        ]
-        arrays = [
-            (slot.key, slot.user.shape, name_of(slot.user.dtype), slot.group, slot.param.strides)
-            for slot in self._batch.arrays.slots
-        ]
-        return [groups, arrays]
+    def _form(self, slot: Slot) -> Any:
+        return slot.user.shape, slot.param.strides
 
     def _new_batch(self, arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> Shares:
         """The shares of all ranks, with new state, or that of slots that have some."""
@@ -163,7 +139,7 @@ class ZeroRedundancyOptimizer(Optimizer):
             self._clip,
             make_state,
             ema_decay=self._ema_decay,
-            **self._exchange,
+            **self._settings,
         )
         # What state there is, and so what can be switched on, the bare slots do not show.
         asked = self._rule.asked
@@ -176,18 +152,6 @@ class ZeroRedundancyOptimizer(Optimizer):
             for slot in arrays.slots
         ]
         return shares
-
-    def _class_name(self) -> str:
-        return self._name
-
-    def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Refused: shares are cut when the optimizer is made.
-
-        Raises
-        ------
-        TypeError
-        """
-        raise TypeError("give all param groups to the constructor, where shares are cut")
 
     @property
     def state_bytes(self) -> int:
@@ -317,17 +281,6 @@ class ZeroRedundancyOptimizer(Optimizer):
             self._rule, arrays.specs, arrays.nests, slots, self._ema_decay, arrays.grouped
         )
 
-    def _put_in_place(self, call: str, prepare: Callable[[], Any], settings: Any = None) -> None:
-        """Put in place what `prepare` gives, if no rank has an error."""
-        error, prepared = None, None
-        try:
-            prepared = prepare()
-        except Exception as caught:
-            error = caught
-        self._ranks.agree(call, error, settings)
-        assert prepared is not None
-        self._replace(*prepared)
-
     def save(self, path: str | os.PathLike[str], *, params: bool = False, rng: Any = None) -> None:
         """Write a checkpoint of all ranks; see `Adam.save`.
 
@@ -402,12 +355,6 @@ class ZeroRedundancyOptimizer(Optimizer):
 
         with self._lock.hold():
             self._put_in_place("load", prepare)
-
-    def __getstate__(self) -> NoReturn:
-        raise TypeError("a part of the ranks cannot be copied or pickled; use state_dict or save")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        self.__getstate__()
 
     def check_synced(self) -> None:
         """Check that all ranks have the same numbers in their parameters.
