@@ -122,7 +122,7 @@ def tests(session):
 @nox.session(tags=["ci"])
 def examples(session):
     """README: digits.py with at least 97 % each; weaknesses.py in short; the adapters' examples."""
-    session.install(TORCH, ".[examples,scipy]")
+    session.install(TORCH, ".[examples,scipy,mpi]", "mpich")
     folder = session.create_tmp()
     sh(
         session,
@@ -133,6 +133,7 @@ def examples(session):
     )
     quick = ["--quick", "--plot", f"{folder}/weaknesses.png"]
     session.run("python", "examples/weaknesses.py", *quick)
+    session.run("mpiexec", "-n", "2", "python", "examples/mpi_training.py")
     session.run("python", "examples/torch_classifier.py")
     session.run("python", "examples/sklearn_mlp.py")
     session.run("python", "examples/scipy_minimize.py", "--plot", f"{folder}/scipy.png")
