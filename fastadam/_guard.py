@@ -21,6 +21,7 @@ KEPT = (
     "step got gradients, but accumulate has kept others for the next step; call step() without "
     "gradients first (to load a state drops them)"
 )
+NOTHING_KEPT = "step got no gradients, and accumulate was not called before"
 
 
 def at_once(changes: Iterable[Callable[[], object]]) -> Callable[[], Any]:

@@ -15,7 +15,7 @@ from fastadam._accumulate import ACCUMULATED, Sums
 from fastadam._arrays import Arrays, Counts
 from fastadam._average import Averaged, copies_of_averages, moving_averages
 from fastadam._codecs import codes_of
-from fastadam._guard import at_once
+from fastadam._guard import NOTHING_KEPT, at_once
 from fastadam._hyper import Group, Schedule
 from fastadam._quiet import quietly
 from fastadam._rules import Rule
@@ -154,7 +154,7 @@ class Optimizer:
         with self._lock.hold():
             batch = self._held_batch()
             if batch.sums is None:
-                raise ValueError("step got no gradients, and accumulate was not called before")
+                raise ValueError(NOTHING_KEPT)
             means = quietly(batch.sums.means, len(batch.arrays.slots))
             grads = _tree.build(batch.arrays.spec, means)
             before = batch.finished + batch.skipped

@@ -6,6 +6,7 @@ import itertools
 import os
 import sys
 import tempfile
+from functools import partial
 
 import numpy as np
 from members import BY_NAME
@@ -78,6 +79,19 @@ def same(left, right):
     return all(
         np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(left, right, strict=True)
     )
+
+
+def check_refused(arrays, call, kind, *words):
+    """A call raises an error with these words, and leaves the arrays as they are."""
+    before = [p.copy() for p in arrays]
+    try:
+        call()
+    except kind as error:
+        message = str(error)
+    else:
+        message = ""
+    assert [word for word in words if word not in message] == [], message
+    assert same(before, arrays)
 
 
 def seen(state_dict):
@@ -170,16 +184,8 @@ def errors():
     """One rank's error is that of all, and nothing is changed on any."""
 
     def refused(call, kind, *words):
-        before = [p.copy() for p in arrays_of(ours)]
         counts = spread.finished_steps, spread.skipped_steps
-        try:
-            call()
-        except kind as error:
-            message = str(error)
-        else:
-            message = ""
-        assert [word for word in words if word not in message] == [], message
-        assert same(before, arrays_of(ours))
+        check_refused(arrays_of(ours), call, kind, *words)
         assert counts == (spread.finished_steps, spread.skipped_steps)
 
     both = pair("AdamW", max_grad_norm=30.0)
@@ -237,6 +243,8 @@ def errors():
     if rank == last:
         spread.accumulate(grads_of(ours, 2, rank))
     refused(lambda: spread.step(grads_of(ours, 2, rank)), ValueError, f"rank {last}: step got")
+    if size > 1:
+        refused(lambda: spread.step(), ValueError, "rank 0: step got no gradients")
     if rank != last:
         spread.accumulate(grads_of(ours, 2, rank))
     spread.step()
@@ -304,17 +312,7 @@ def parts(name, state_dtype):
         opt.step({k: np.ones_like(p) for k, p in opt.params.items()})
     assert own["x"].tobytes() == again.params["x"].tobytes()
 
-    def refused(call, kind, *words):
-        before = own["x"].copy()
-        try:
-            call()
-        except kind as error:
-            message = str(error)
-        else:
-            message = ""
-        assert [word for word in words if word not in message] == [], message
-        assert before.tobytes() == own["x"].tobytes()
-
+    refused = partial(check_refused, [own["x"]])
     last = size - 1
     bad = {k: np.ones_like(p) for k, p in own.items()}
     if rank == last:
@@ -371,13 +369,7 @@ def refusals():
         (lambda: spread.add_param_group({"params": np.ones(2)}), TypeError, "to the constructor"),
         (spread.averaged_params, ValueError, "there is no average"),
     ):
-        try:
-            call()
-        except kind as error:
-            message = str(error)
-        else:
-            message = ""
-        assert words in message, message
+        check_refused([], call, kind, words)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastadam._checks import name_of
+from fastadam._guard import NOTHING_KEPT
 from fastadam._slots import Slot
 from fastadam.mpi._ranks import Ranks
 from fastadam.optimizer import Optimizer
@@ -53,6 +54,14 @@ class MpiOptimizer(Optimizer):
     def _form(self, slot: Slot) -> Any:
         """What must be the same of an array."""
         raise NotImplementedError
+
+    def _step_mean(self, loss_scale: float) -> None:
+        with self._lock.hold():
+            batch = self._held_batch()
+            if batch.sums is None:  # the others must not wait for this rank
+                error = ValueError(NOTHING_KEPT)
+                batch.step_held(None, self.param_groups, loss_scale, error)
+        super()._step_mean(loss_scale)
 
     def _class_name(self) -> str:
         return self._name

@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastadam import _hyper
 from fastadam._arrays import Arrays
 from fastadam._codecs import numbers_of
-from fastadam._guard import KEPT
 from fastadam._hyper import Clip, Group
 from fastadam._quiet import quietly
 from fastadam._rows import Rows
@@ -18,10 +16,10 @@ from fastadam._slots import flat
 from fastadam._types import Array
 from fastadam.mpi._norm import fold, must_skip, norm_of_all
 from fastadam.mpi._ranks import Ranks
-from fastadam.mpi._shares import groups_now, shown
+from fastadam.mpi._together import Together
 
 
-class Local:
+class Local(Together):
     """What an optimizer steps; it stands in the place of a backend's Batch, and has one.
 
     Parameters
@@ -51,8 +49,6 @@ class Local:
     ) -> None:
         self.ranks, self.backend, self.arrays, self.batch = ranks, backend, arrays, batch
         self.lock, self.clip, self.skipped, self.grad_norm = lock, clip, skipped, grad_norm
-        self.sums: Any = None
-        self.retired = False
 
     @property
     def steps(self) -> list[int]:
@@ -72,37 +68,16 @@ class Local:
         finished: int = self.batch.finished
         return finished
 
-    def step(self, grads: Any, groups: list[Group], loss_scale: float) -> bool:
-        """One step on all ranks; False if this was retired while it waited for the lock."""
-        with self.lock.hold():
-            if self.retired:
-                return False
-            error = None if self.sums is None else ValueError(KEPT)
-            self.step_held(grads, groups, loss_scale, error)
-            return True
+    def marks(self, plain: list[Array | Rows | None]) -> list[int]:
+        return [i for i, grad in enumerate(plain) if grad is not None]
 
-    def step_held(
+    def step_together(
         self,
         grads: Any,
+        plain: list[Array | Rows | None],
         groups: list[Group],
         loss_scale: float,
-        error: Exception | None = None,
     ) -> None:
-        """The same for who holds the lock; an error of this rank becomes one of all."""
-        plain: list[Array | Rows | None] = []
-        settings, now, scale = None, [], 1.0
-        try:
-            if error is not None:
-                raise error
-            scale = _hyper.check_loss_scale(loss_scale, self.arrays.traits)
-            now = groups_now(self.arrays, groups, self.finished)
-            decays = [group["weight_decay"] for group in now]
-            plain = self.arrays.plain_gradients(grads, decays, self.backend.sum_rows)
-            given = [i for i, grad in enumerate(plain) if grad is not None]
-            settings = scale, [shown(group) for group in now], self.finished, given
-        except Exception as caught:
-            error = caught
-        self.ranks.agree("step", error, settings)
         norm = None
         if self.clip.measures:
             own = [
@@ -111,12 +86,12 @@ class Local:
                 if grad is not None
             ]
             norm = self.grad_norm = norm_of_all(
-                self.ranks, lambda scale: self._sum_of_squares(own, scale), own, scale
+                self.ranks, lambda scale: self._sum_of_squares(own, scale), own, loss_scale
             )
-            if must_skip(self.ranks, self.clip, own, norm, scale):
+            if must_skip(self.ranks, self.clip, own, norm, loss_scale):
                 self.skipped += 1
                 return
-        self.batch.step_held(grads, now, scale, norm=norm)
+        self.batch.step_held(grads, groups, loss_scale, norm=norm)
 
     def _sum_of_squares(self, own: Sequence[Array], scale: float) -> float:
         """The sum over all ranks, of blocks of each rank's arrays, in the order of the ranks."""

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fastadam import _hyper
 from fastadam._arrays import Arrays, Counts
 from fastadam._codecs import BLOCK as CODE_BLOCK
 from fastadam._codecs import INT8
-from fastadam._guard import KEPT
 from fastadam._hyper import Clip, Group
 from fastadam._numpy import NORM_BLOCK
 from fastadam._quiet import quietly
@@ -22,9 +20,10 @@ from fastadam.mpi._buckets import Bucket, MakeState, Piece
 from fastadam.mpi._cuts import Segment, cut
 from fastadam.mpi._norm import fold, must_skip, norm_of_all
 from fastadam.mpi._ranks import Ranks
+from fastadam.mpi._together import Together
 
 
-class Shares:
+class Shares(Together):
     """What an optimizer steps; it stands in the place of a backend's Batch.
 
     Parameters
@@ -69,8 +68,6 @@ class Shares:
         self.steps, self.numbers = list(counts.steps), list(counts.numbers)
         self.finished, self.skipped = counts.finished, counts.skipped
         self.grad_norm = counts.grad_norm
-        self.sums: Any = None
-        self.retired = False
         self.buckets: list[Bucket] = []
         for whole in arrays.slots:  # averages and masters begin with what is in the parameters
             for user, stand_in in whole.copies:
@@ -90,37 +87,9 @@ class Shares:
         self._rooms = [np.empty(largest, np.uint8) for _ in range(4)]
         self._order = self._order_of_sums() if clip.measures else None
 
-    def step(self, grads: Any, groups: list[Group], loss_scale: float) -> bool:
-        """One step of every array that has a gradient on any rank.
-
-        False if this was retired while it waited for the lock.
-        """
-        with self.lock.hold():
-            if self.retired:
-                return False
-            error = None if self.sums is None else ValueError(KEPT)
-            self.step_held(grads, groups, loss_scale, error)
-            return True
-
-    def step_held(
-        self,
-        grads: Any,
-        groups: list[Group],
-        loss_scale: float,
-        error: Exception | None = None,
+    def step_together(
+        self, grads: Any, plain: list[Array | None], groups: list[Group], loss_scale: float
     ) -> None:
-        """The same for who holds the lock; an error of this rank becomes one of all."""
-        plain, settings, now, scale = [], None, [], 1.0
-        try:
-            if error is not None:
-                raise error
-            scale = _hyper.check_loss_scale(loss_scale, self.arrays.traits)
-            now = groups_now(self.arrays, groups, self.finished)
-            settings = scale, [shown(group) for group in now], self.finished
-            plain = self._plain(grads, now)
-        except Exception as caught:
-            error = caught
-        self.ranks.agree("step", error, settings)
         given = self.ranks.any([grad is not None for grad in plain])
         copies = [
             pair
@@ -130,14 +99,12 @@ class Shares:
         ]
         for user, stand_in in copies:
             np.copyto(stand_in, user)
-        self._exchange(plain, given, now, scale)
+        self._exchange(plain, given, groups, loss_scale)
         for user, stand_in in copies:
             np.copyto(user, stand_in)
 
-    def _plain(self, grads: Any, groups: list[Group]) -> list[Array | None]:
+    def prepared(self, found: list[Array | Rows | None]) -> list[Array | None]:
         """The gradients as vectors of their arrays' real numbers, in the order of memory."""
-        decays = [group["weight_decay"] for group in groups]
-        found = self.arrays.plain_gradients(grads, decays, self.backend.sum_rows)
         plain: list[Array | None] = []
         for i, grad in enumerate(found):
             if isinstance(grad, Rows):
@@ -314,18 +281,3 @@ def _sent_as(whole: Slot) -> tuple[np.dtype[Any], np.dtype[Any]]:
     Arrays that are alike in that are sent together.
     """
     return real_dtype(whole.param), flat(whole.param).dtype
-
-
-def groups_now(arrays: Arrays, groups: list[Group], finished: int) -> list[Group]:
-    """The groups, checked, with their learning rates after so many steps as numbers."""
-    return [
-        {**_hyper.plain(group, traits), "lr": _hyper.lr_now(hyper, finished, traits)}
-        for group, hyper, traits in zip(
-            groups, arrays.check_groups(groups), arrays.traits, strict=True
-        )
-    ]
-
-
-def shown(group: Group) -> list[tuple[str, Any]]:
-    """A group's options, as ranks compare them."""
-    return sorted((key, value) for key, value in group.items() if key not in ("params", "name"))
