@@ -47,7 +47,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -83,6 +83,7 @@ FOREIGN = {
     ".parquet", ".pickle", ".pkl", ".pt", ".pth", ".txt", ".yaml", ".zip",
 }  # fmt: skip
 DAMAGED = "damaged (checksum differs)"
+SAFETENSORS = ".safetensors"  # the ending of files of that format
 ABSENT = object()  # what `expect` is given in place of a value that is not there
 # What messages call the types of values that come from JSON.
 KINDS = {
@@ -127,23 +128,47 @@ def write(path: Path, header: dict[str, Any], arrays: Mapping[str, Array]) -> No
         The safetensors library is not there.
     """
     path = os.fsdecode(path)
+    check_ending(path)
+    if path.endswith(SAFETENSORS):
+        _write_safetensors(path, _describe(header, arrays), arrays)
+        return
+    plan = layout(header, arrays)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(plan.head)
+        file.write(_stream(file.write, map(little, arrays.values()), file.fileno()))
+
+
+def check_ending(path: str) -> None:
+    """Check that a file's name does not promise another format, else a ValueError."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix in FOREIGN:
         raise ValueError(
             f"{path}: programs that read {suffix} files cannot read a checkpoint; use another "
             "ending, such as .ckpt, or .safetensors for a file of that format"
         )
+
+
+class Layout(NamedTuple):
+    """A file of fastadam's own format, but for its arrays and their checksums."""
+
+    head: bytes
+    begins: dict[str, int]  # where each array begins in the file
+    stop: int  # where the arrays end, and the checksums begin
+    length: int  # of the file
+
+
+def layout(header: dict[str, Any], arrays: Mapping[str, Array]) -> Layout:
+    """What a file with this header and arrays of these shapes and dtypes has, and where."""
     text = _describe(header, arrays)
-    if path.endswith(".safetensors"):
-        _write_safetensors(path, text, arrays)
-        return
     text += b" " * (-(PREFIX.size + len(text)) % ALIGNMENT)
-    total = sum(_padded(array.nbytes) for array in arrays.values())
-    length = PREFIX.size + len(text) + total + _table_size(total)
+    begins, stop = {}, PREFIX.size + len(text)
+    for name, array in arrays.items():
+        begins[name] = stop
+        stop += _padded(array.nbytes)
+    length = stop + _table_size(stop - PREFIX.size - len(text))
     prefix = PREFIX.pack(MAGIC, VERSION, len(text), length, zlib.crc32(text), 0)[:-4]
-    with _replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(prefix + struct.pack("<I", zlib.crc32(prefix)) + text)
-        file.write(_stream(file.write, map(_little, arrays.values()), file.fileno()))
+    head = prefix + struct.pack("<I", zlib.crc32(prefix)) + text
+    return Layout(head, begins, stop, length)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -160,7 +185,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     """
     path = os.fsdecode(path)
     with naming(path):
-        return _read_safetensors(path) if path.endswith(".safetensors") else _read(path)
+        return _read_safetensors(path) if path.endswith(SAFETENSORS) else _read(path)
 
 
 @contextlib.contextmanager
@@ -193,27 +218,7 @@ def expect(label: str, value: Any, kind: type) -> Any:
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        prefix = file.read(PREFIX.size)
-        if not prefix.startswith(MAGIC[: len(prefix)]):
-            raise ValueError("not a fastadam checkpoint")
-        if len(prefix) < PREFIX.size:
-            raise ValueError(_truncated(size, f"at least {PREFIX.size}"))
-        _, version, n_text, length, text_sum, prefix_sum = PREFIX.unpack(prefix)
-        if zlib.crc32(prefix[:-4]) != prefix_sum:
-            raise ValueError(DAMAGED)
-        _check_version(version)
-        if size < length:
-            raise ValueError(_truncated(size, length))
-        room = length - PREFIX.size - n_text
-        if size > length or room < 0:
-            raise ValueError(f"damaged (found {size} bytes, expected {length})")
-        text = file.read(n_text)
-        if zlib.crc32(text) != text_sum:
-            raise ValueError(DAMAGED)
-        header, specs, total = _parse(text)
-        if total + _table_size(total) != room:
-            raise ValueError(f"damaged (its arrays need {total} bytes, which is not what it has)")
+        header, specs, _ = _read_head(file)
         try:
             arrays = {
                 name: np.empty(shape, STORED[dtype]) for name, (shape, dtype) in specs.items()
@@ -224,6 +229,80 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
         if _stream(file.readinto, arrays.values()) != file.read():
             raise ValueError(DAMAGED)
     return header, {name: _native(array) for name, array in arrays.items()}
+
+
+class Mapped(NamedTuple):
+    """A file whose arrays are read when they are used; `check` has not seen them yet."""
+
+    header: dict[str, Any]
+    arrays: dict[str, Array]
+    body: Array  # all bytes of the arrays and of the zeros behind them
+    table: bytes  # the checksums that the file has for them
+
+    def check(self, part: int, n_parts: int) -> None:
+        """Compare one of so many parts with the checksums, else a ValueError."""
+        first, stop = share(len(self.body), part, n_parts)
+        if sums(self.body, first, stop) != self.table[4 * first : 4 * stop]:
+            raise ValueError(DAMAGED)
+
+
+def mapped(path: Path) -> Mapped:
+    """A file that `write` wrote, not in the format of safetensors; errors are those of `read`."""
+    path = os.fsdecode(path)
+    with naming(path):
+        with open(path, "rb") as file:
+            header, specs, total = _read_head(file)
+            begin = file.tell()
+            # Pages that are written to, which nobody does, would be copies.
+            memory = np.memmap(file, np.uint8, "c").view(np.ndarray)
+        body, table = memory[begin : begin + total], memory[begin + total :].tobytes()
+        arrays, offset = {}, 0
+        for name, (shape, dtype) in specs.items():
+            n_bytes = math.prod(shape) * STORED[dtype].itemsize
+            try:
+                found = body[offset : offset + n_bytes].view(STORED[dtype]).reshape(shape)
+            except ValueError as error:
+                raise ValueError(f"damaged ({error})") from None
+            arrays[name] = _native(found)
+            offset += _padded(n_bytes)
+        return Mapped(header, arrays, body, table)
+
+
+def share(n_bytes: int, part: int, n_parts: int) -> tuple[int, int]:
+    """The first block of one of so many parts of a file's arrays, and the one behind its last."""
+    n_blocks = -(-n_bytes // BLOCK)
+    return n_blocks * part // n_parts, n_blocks * (part + 1) // n_parts
+
+
+def sums(body: Array, first: int, stop: int) -> bytes:
+    """The checksums of some blocks of BLOCK bytes of a file's arrays, as the file has them."""
+    return _stream(lambda piece: None, [body[first * BLOCK : stop * BLOCK]])
+
+
+def _read_head(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Spec], int]:
+    """Read all that comes before the arrays: see `_parse`. The file has the length it should."""
+    size = os.fstat(file.fileno()).st_size
+    prefix = file.read(PREFIX.size)
+    if not prefix.startswith(MAGIC[: len(prefix)]):
+        raise ValueError("not a fastadam checkpoint")
+    if len(prefix) < PREFIX.size:
+        raise ValueError(_truncated(size, f"at least {PREFIX.size}"))
+    _, version, n_text, length, text_sum, prefix_sum = PREFIX.unpack(prefix)
+    if zlib.crc32(prefix[:-4]) != prefix_sum:
+        raise ValueError(DAMAGED)
+    _check_version(version)
+    if size < length:
+        raise ValueError(_truncated(size, length))
+    room = length - PREFIX.size - n_text
+    if size > length or room < 0:
+        raise ValueError(f"damaged (found {size} bytes, expected {length})")
+    text = file.read(n_text)
+    if zlib.crc32(text) != text_sum:
+        raise ValueError(DAMAGED)
+    header, specs, total = _parse(text)
+    if total + _table_size(total) != room:
+        raise ValueError(f"damaged (its arrays need {total} bytes, which is not what it has)")
+    return header, specs, total
 
 
 def _describe(header: dict[str, Any], arrays: Mapping[str, Array]) -> bytes:
@@ -302,7 +381,7 @@ def _table_size(total: int) -> int:
     return 4 * -(-total // BLOCK)
 
 
-def _little(array: Array) -> Array:
+def little(array: Array) -> Array:
     """The array in C order and little endian; a copy only if it is not."""
     return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
 
@@ -376,7 +455,7 @@ def _checksum(block: list[memoryview]) -> int:
 
 
 @contextlib.contextmanager
-def _replacing(path: str) -> Iterator[str]:
+def replacing(path: str) -> Iterator[str]:
     """The name of a new file to write, which then takes the place of the old one at once.
 
     If writing fails, the new file is deleted, and the old one stays.
@@ -396,8 +475,7 @@ def _replacing(path: str) -> Iterator[str]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename in (None, temporary):
-            error.filename = path  # a full disk names none
+        name_file(error, temporary, path)
         raise
     with contextlib.suppress(OSError):  # Windows cannot, nor can every file system
         descriptor = os.open(directory, os.O_RDONLY)
@@ -405,6 +483,12 @@ def _replacing(path: str) -> Iterator[str]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def name_file(error: BaseException, temporary: str, path: str) -> None:
+    """Let an error of the new file name the old one, also one of a full disk, which names none."""
+    if isinstance(error, OSError) and error.errno and error.filename in (None, temporary):
+        error.filename = path
 
 
 def _mode(target: str) -> int | None:
@@ -446,7 +530,7 @@ def _write_safetensors(path: str, text: bytes, arrays: Mapping[str, Array]) -> N
     library = _safetensors()
     if "__metadata__" in arrays:
         raise ValueError(f"{path}: safetensors has no array of the name '__metadata__'")
-    content = {name: _real(_little(array)) for name, array in arrays.items()}
+    content = {name: _real(little(array)) for name, array in arrays.items()}
     metadata = {
         "fastadam": text.decode(),
         "version": str(VERSION),
@@ -455,7 +539,7 @@ def _write_safetensors(path: str, text: bytes, arrays: Mapping[str, Array]) -> N
     for name, array in content.items():
         if _spec(array).dtype == BFLOAT16:
             content[name] = array.view(_ml_dtypes(path).bfloat16)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         mode = os.stat(temporary).st_mode
         try:
             library.numpy.save_file(content, temporary, metadata)

@@ -56,7 +56,9 @@ def _source(rng: Any) -> tuple[Callable[[], Any], Callable[[Any], object]]:
 
 
 def as_list(rng: Any) -> list[Any]:
-    """The generators that a user passed: one, or a list or tuple of them."""
+    """The generators that a user passed: one, a list or tuple of them, or None for none."""
+    if rng is None:
+        return []
     return list(rng) if isinstance(rng, list | tuple) else [rng]
 
 

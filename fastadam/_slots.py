@@ -69,7 +69,7 @@ def slot(
     for number, view in enumerate((*views, rest)):
         if view is None:
             plain.append(None)
-        elif is_plain(view) and _goes_along(view, like):
+        elif is_plain(view) and goes_along(view, like):
             plain.append(view)
         else:
             plain.append(state_like(like, number, 0.0, view.dtype))
@@ -88,6 +88,11 @@ def slot(
         copies=tuple(copies),
         rest=plain_rest,
     )
+
+
+def streams_of(own: Slot) -> list[Array | None]:
+    """A slot's state, its average, and what its parameter lacks; `stream_names` has their names."""
+    return [*own.state, own.average, own.rest]
 
 
 def view_of(array: Array) -> Array:
@@ -166,6 +171,14 @@ def rest_of(bare: Slot, values: Array | float | None = None) -> Array | None:
         first = bare.user if values is None else values
         return state_like(bare.param, number, first, np.dtype(np.float32))
     return None
+
+
+def rest_like(param: Array) -> Array | None:
+    """An array without numbers that has the dtype of what a plain parameter lacks, if anything."""
+    if not _codecs.is_half(param.dtype):
+        return None
+    is_code = param.dtype == _codecs.BFLOAT16
+    return np.empty(0, _codecs.REMAINDER if is_code else np.float32)
 
 
 def state_like(
@@ -333,7 +346,7 @@ def is_plain(array: Array) -> bool:
     return True
 
 
-def _goes_along(array: Array, like: Array) -> bool:
+def goes_along(array: Array, like: Array) -> bool:
     """Whether a plain array can be a stream of a plain parameter."""
     if array.shape == like.shape:
         return same_order(array, like)

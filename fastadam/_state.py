@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -23,13 +23,14 @@ from fastadam._slots import (
     decoded_state,
     encoded_state,
     form,
-    lies_as_state,
     rest_of,
     state_like,
     stored_as,
 )
 from fastadam._types import Array
 
+#: Whether an array may be taken over as that state of a parameter, instead of copied.
+Adopts: TypeAlias = Callable[[Array, Array, int], bool]
 COUNTS = ("finished_steps", "skipped_steps")
 #: What an optimizer does not take over from the groups of a state dict as an option.
 NOT_TAKEN = ("params", "state_dtype", *COUNTS)
@@ -42,6 +43,11 @@ def rest_name(param: Array) -> str:
     return RESTS[param.dtype == FLOAT16]
 
 
+def stream_names(rule: Rule, param: Array) -> list[str]:
+    """What state dicts call a plain parameter's state, its average and what it lacks."""
+    return [*rule.states, AVERAGE, rest_name(param)]
+
+
 def write_state(
     arrays: Arrays, counts: Counts, groups: Sequence[Group], decoded: bool = False
 ) -> dict[str, Any]:
@@ -52,10 +58,9 @@ def write_state(
         moments: Sequence[Array | None] = slot.state
         if decoded:
             moments = quietly(decoded_state, rule, moments, slot.param)
-        named = dict(zip(rule.states, moments, strict=True))
-        named[AVERAGE] = slot.average
-        if not decoded:
-            named[rest_name(slot.param)] = slot.rest
+        rest = None if decoded else slot.rest
+        names = stream_names(rule, slot.param)
+        named = dict(zip(names, [*moments, slot.average, rest], strict=True))
         state[slot.key] = {
             "step": step,
             **{name: number for name, number in zip(rule.number_names, numbers, strict=True)},
@@ -99,7 +104,7 @@ def read_state(
     state_dict: Any,
     groups: Sequence[Group],
     fixed: Group,
-    adopt: bool = False,
+    adopts: Adopts | None = None,
 ) -> Loaded:
     """Check a state dict against an optimizer's arrays and copy it.
 
@@ -113,8 +118,9 @@ def read_state(
         The optimizer's, for what the state dict's groups lack.
     fixed : dict
         Options that the state dict does not change.
-    adopt : bool
-        Whether its arrays may be taken over instead of copied, where that is as good.
+    adopts : callable, optional
+        Says whether an array of it may be taken over instead of copied: of the array, the plain
+        parameter, and the number that the array has among those that go with it.
     """
     rule, slots = arrays.rule, arrays.slots
     check_layout(state_dict)
@@ -140,7 +146,7 @@ def read_state(
     for key, slot in zip(keys, slots, strict=True):
         label = f"state dict: state[{key!r}]"
         entry = saved.get(key, {})
-        new_slots.append(_read_slot(rule, label, entry, slot, merged[slot.group], adopt))
+        new_slots.append(_read_slot(rule, label, entry, slot, merged[slot.group], adopts))
         counts.steps.append(_read_count(rule, label, entry))
         counts.numbers.append(
             tuple(
@@ -218,16 +224,20 @@ def _match_keys(saved_groups: Any, arrays: Arrays) -> list[Any]:
 
 
 def _read_slot(
-    rule: Rule, label: str, entry: Mapping[str, Any], slot: Slot, group: Group, adopt: bool
+    rule: Rule,
+    label: str,
+    entry: Mapping[str, Any],
+    slot: Slot,
+    group: Group,
+    adopts: Adopts | None,
 ) -> Slot:
     """The slot with the state of an entry, or as before the first step if that is empty."""
-
     param = slot.param
     dtype = stored_as(param, slot.state_dtype)
     dtypes = rule.stored_as(dtype, computed_in(param))
 
     def placed(values: Array, number: int, dtype: np.dtype[Any]) -> Array:
-        if adopt and values.dtype == dtype and lies_as_state(values, param, number):
+        if adopts and values.dtype == dtype and adopts(values, param, number):
             return values
         return state_like(param, number, values, dtype)
 
@@ -253,7 +263,8 @@ def _read_slot(
     expected_dtypes = dict(zip(rule.states, dtypes, strict=True))
     if any(values.dtype != expected_dtypes[name] for name, values in found_state.items()):
         step = _read_count(rule, label, entry)
-        found_state = converted(rule, found_state, param, dtype, group["seed"], step)
+        seed, origin = group["seed"], slot.origin
+        found_state = converted(rule, found_state, param, dtype, seed, step, origin)
     state: list[Array | None] = []
     for number, name in enumerate(rule.states):
         if name not in needed:
@@ -275,7 +286,9 @@ def _read_slot(
         saved = entry.get(rest_name(param))
         if saved is not None:
             saved = _check_rest(f"{label}[{rest_name(param)!r}]", saved, param, rest.dtype)
-        rest = rest_of(slot, saved)
+            rest = placed(saved, len(state) + 1, rest.dtype)
+        else:
+            rest = rest_of(slot)
     return slot._replace(state=tuple(state), average=average, rest=rest)
 
 

@@ -19,8 +19,8 @@ from fastadam._guard import NOTHING_KEPT, at_once
 from fastadam._hyper import Group, Schedule
 from fastadam._quiet import quietly
 from fastadam._rules import Rule
-from fastadam._slots import restored, slot
-from fastadam._state import copied, read_state, write_state
+from fastadam._slots import lies_as_state, restored, slot
+from fastadam._state import Adopts, copied, read_state, write_state
 from fastadam._types import Array, GradTree
 
 _REMADE = ("_backend", "_lock", "_batch")
@@ -513,16 +513,16 @@ class Optimizer:
     def _loaded(
         self,
         state_dict: Mapping[str, Any],
-        adopt: bool = False,
+        adopts: Adopts | None = None,
         changes: Sequence[Callable[[], object]] = (),
     ) -> tuple[Any, list[Callable[[], object]]]:
         """What `load_state_dict` will put in place, for who holds the lock: see `_replace`.
 
-        With `adopt` the dict's arrays are taken over, where they can be, and not copied.
-        `changes` are calls of C that belong to it.
+        `adopts` says which arrays of the dict are taken over and not copied. `changes` are calls
+        of C that belong to it.
         """
         old = self._held_batch().arrays
-        loaded = read_state(old, state_dict, self.param_groups, self._fixed, adopt)
+        loaded = read_state(old, state_dict, self.param_groups, self._fixed, adopts)
         arrays = _groups.arranged(
             self._rule, old.specs, old.nests, loaded.slots, self._ema_decay, old.grouped
         )
@@ -599,7 +599,7 @@ class Optimizer:
             self._class_name(),
             state_dict,
             None if found is None else list(map(codes_of, found)),
-            [] if rng is None else _generators.as_list(rng),
+            _generators.as_list(rng),
         )
         _files.write(path, *saved)
 
@@ -663,14 +663,22 @@ class Optimizer:
     ) -> tuple[Any, list[Callable[[], object]]]:
         """What `load` will put in place of a file's content, for who holds the lock."""
         arrays = self._held_batch().arrays
-        keys, name = [slot.key for slot in arrays.slots], self._class_name()
-        loaded = _checkpoint.unpack(header, found, name, keys, self.param_groups, generators)
+        loaded = self._unpacked(header, found, generators)
         changes = loaded.changes
         if params and loaded.params is None:
             raise ValueError("it has no parameters; save(path, params=True) writes them")
         if params is not False and loaded.params is not None:
             changes += _groups.param_changes(arrays, loaded.params)
-        return self._loaded(loaded.state_dict, adopt=True, changes=changes)
+        return self._loaded(loaded.state_dict, lies_as_state, changes)
+
+    def _unpacked(
+        self, header: dict[str, Any], found: dict[str, Array], generators: list[Any] | None
+    ) -> _checkpoint.Unpacked:
+        """What a file's content says of this optimizer's parameters."""
+        keys = [slot.key for slot in self._batch.arrays.slots]
+        return _checkpoint.unpack(
+            header, found, self._class_name(), keys, self.param_groups, generators
+        )
 
     def _add(self, groups: Sequence[Mapping[str, Any]], grouped: bool) -> None:
         """Check and add groups; what fails leaves the optimizer as it was."""

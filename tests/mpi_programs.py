@@ -2,8 +2,11 @@
 
 import copy
 import doctest
+import errno
 import itertools
 import os
+import pathlib
+import resource
 import sys
 import tempfile
 from functools import partial
@@ -13,9 +16,9 @@ from members import BY_NAME
 from mpi4py import MPI
 
 import fastadam
-from fastadam import schedules
+from fastadam import _files, schedules
 from fastadam._numpy import NORM_BLOCK
-from fastadam.mpi import DistributedOptimizer, ZeroRedundancyOptimizer, _distributed, _zero
+from fastadam.mpi import DistributedOptimizer, ZeroRedundancyOptimizer, _base, _distributed, _zero
 from fastadam.mpi._cuts import cut
 
 comm = MPI.COMM_WORLD
@@ -71,7 +74,11 @@ def mean(all_of_it):
         total = np.zeros_like(given[0], np.result_type(given[0].dtype, np.float32))
         for g in given:
             total = total + g
-        means.append((total / total.dtype.type(size)).astype(total.dtype))
+        by = total.real.dtype.type(size)
+        if total.dtype.kind == "c":  # NumPy's division of complex numbers rounds otherwise
+            means.append(np.asarray(total.real / by + 1j * (total.imag / by), total.dtype))
+        else:
+            means.append(np.asarray(total / by, total.dtype))
     return [dict(zip(all_of_it[0][0], means[:3], strict=True)), means[3:]]
 
 
@@ -92,6 +99,22 @@ def check_refused(arrays, call, kind, *words):
         message = ""
     assert [word for word in words if word not in message] == [], message
     assert same(before, arrays)
+
+
+def check_file(path, alone):
+    """A file is the one that a single process writes, and nothing else is left."""
+    if rank == 0:
+        folder = pathlib.Path(path).parent
+        assert [p.name for p in folder.iterdir()] == [pathlib.Path(path).name]
+        other = str(folder / "alone") + pathlib.Path(path).suffix
+        alone.save(other, params=True, rng=np.random.default_rng(7))
+        if path.endswith(".safetensors"):  # whose library puts metadata in any order
+            found, expected = _files.read(path), _files.read(other)
+            assert found[0] == expected[0]
+            assert list(found[1]) == list(expected[1])
+            assert same(found[1].values(), expected[1].values())
+        else:
+            assert pathlib.Path(path).read_bytes() == pathlib.Path(other).read_bytes()
 
 
 def seen(state_dict):
@@ -155,17 +178,18 @@ def steps(count):
     train(*both, int(count))
 
 
-def checkpoint(path, mode):
+def checkpoint(path, mode, name, dtype, state_dtype):
     """Written on some ranks, and read on others, and without MPI."""
-    both = pair("NAdam", max_grad_norm=30.0, skip_nonfinite=True, ema_decay=0.75)
+    options = {"max_grad_norm": 30.0, "skip_nonfinite": True, "seed": 5}
+    options["state_dtype"] = None if state_dtype == "None" else state_dtype
+    if not BY_NAME[name].averages_itself:
+        options["ema_decay"] = 0.75
+    both = pair(name, dtype, **options)
     spread, alone, ours, theirs = both
     if mode == "save":
         train(*both, 5)
         spread.save(path, params=True, rng=np.random.default_rng(7))
-        if rank == 0:
-            alone.save(path + ".alone", params=True, rng=np.random.default_rng(7))
-            with open(path, "rb") as ours, open(path + ".alone", "rb") as theirs:
-                assert ours.read() == theirs.read()
+        check_file(path, alone)
     else:
         rngs = [np.random.default_rng(1) for _ in range(2)]
         spread.load(path, rng=rngs[0])
@@ -270,23 +294,92 @@ def errors():
         refused(spread.check_synced, RuntimeError, "params[0]['b']", "rank")
 
 
-def parts(name, state_dtype):
-    """Each rank steps its rows of an array, with the bits of one process that steps all of it."""
+def saves(path):
+    """Save again and again; rank 0 says which rank is which process, and what was saved."""
+    w = np.zeros(1 << 20, np.float32)
+    opt = ZeroRedundancyOptimizer(w, fastadam.Adam)
+    pids = comm.gather(os.getpid())
+    if rank == 0:
+        print(*pids, flush=True)
+    for count in itertools.count(1):
+        opt.step(np.full_like(w, count))
+        w[...] = count
+        opt.save(path, params=True)
+        if rank == 0:
+            print("saved", flush=True)
+
+
+def refused_files(path):
+    """What one rank cannot write or read, no rank does; the old file and the state stay."""
+    spread, _, ours, _ = pair("Adam")
+    spread.save(path, params=True)
+    spread.step(grads_of(ours, 0, rank))
+    file, last = pathlib.Path(path), size - 1
+    before, state = file.read_bytes(), seen(spread.state_dict())
+
+    def check(call, kind, *words):
+        check_refused(arrays_of(ours), call, kind, *words)
+        assert seen(spread.state_dict()) == state  # which all ranks call
+        assert file.read_bytes() == before
+        assert list(file.parent.iterdir()) == [file]
+
+    def save(name=path, **options):
+        return lambda: spread.save(name, **options)
+
+    check(save(params=rank == 0), RuntimeError, "the ranks do not do the same")
+    check(save(rng=np.random.default_rng(rank)), RuntimeError, "the ranks do not do the same")
+    check(save(rng=[7] if rank == last else []), TypeError, f"rank {last}: rng is")
+    check(save("x.npz" if rank == last else path), ValueError, f"rank {last}: x.npz")
+    group, b = ours[0]["params"], ours[0]["params"]["b"]
+    if rank == last:
+        group["b"] = b.copy()
+    check(save(params=True), ValueError, f"rank {last}: ", "params[0]['b']")
+    group["b"] = b
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if rank == last:  # as if its disk were full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, limits[1]))
+    check(save(params=True), OSError, f"rank {last}: [Errno {errno.EFBIG}]", path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    check(lambda: spread.load(path if rank == 0 else path + "x"), OSError, "rank 1: ")
+    with tempfile.TemporaryDirectory() as folder:
+        damaged = pathlib.Path(folder) / "x.ckpt"
+        damaged.write_bytes(before[:-40] + bytes([before[-40] ^ 1]) + before[-39:])
+        check(lambda: spread.load(damaged), ValueError, f"rank {last}: ", "/x.ckpt: damaged")
+        newer = f"{folder}/y.ckpt"
+        spread.save(newer)  # where rank 0 says
+        mine = path if rank else newer
+        check(lambda: spread.load(mine), RuntimeError, "the ranks do not do the same")
+    spread.load(path)
+    assert spread.finished_steps == 0
+
+
+def own_part(rows, width):
+    """Where this rank's rows begin and end; blocks of 64 numbers are whole."""
+    edges = [8 * (rows // 8 * r // size) for r in range(size)] + [rows]
+    return slice(edges[rank], edges[rank + 1])
+
+
+def parts_and_whole(name, dtype, state_dtype):
+    """Optimizers of this rank's rows of an array, and of all of it; a vector is the last rank's."""
     rng = np.random.default_rng(1)
     rows, width = 90, 4096 // 8
-    whole = {"x": rng.standard_normal((rows, width)).astype(np.float32), "y": np.ones(7)}
-    edges = [8 * (rows // 8 * r // size) for r in range(size)] + [rows]
-    here = slice(edges[rank], edges[rank + 1])
+    here = own_part(rows, width)
+    whole = {"x": rng.standard_normal((rows, width)).astype(dtype), "y": np.ones(7)}
     own = {"x": whole["x"][here].copy(), "y": np.ones(7 if rank == size - 1 else 0)}
     options = {"lr": schedules.cosine_decay(0.1, 30), "seed": 4, "skip_nonfinite": True}
+    options["max_grad_norm"] = 50.0
     if state_dtype != "None":
         options["state_dtype"] = state_dtype
         del whole["y"], own["y"]
     cls = getattr(fastadam, name)
-    spread = DistributedOptimizer(own, cls, max_grad_norm=50.0, **options)
-    alone = cls(whole, max_grad_norm=50.0, **options)
-    for step in range(12):
-        grad = rng.standard_normal((rows, width)).astype(np.float32)
+    return DistributedOptimizer(own, cls, **options), cls(whole, **options), here
+
+
+def train_parts(spread, alone, here, steps, seed):
+    rng = np.random.default_rng(seed)
+    own, whole = spread.params, alone.params
+    for step in range(steps):
+        grad = rng.standard_normal(whole["x"].shape).astype(whole["x"].dtype)
         if step == 5:
             grad[-1, 3] = np.inf
         grads = {"x": grad, "y": None if step % 4 == 1 else np.full(7, 0.5)}
@@ -300,18 +393,16 @@ def parts(name, state_dtype):
             assert own["y"].tobytes() == whole["y"].tobytes(), step
         if step != 5:
             assert spread.grad_norm == alone.grad_norm
-    assert spread.skipped_steps == alone.skipped_steps == 1
-    assert spread.finished_steps == alone.finished_steps == 11
-    path = tempfile.mktemp()
-    spread.save(path, params=True)
-    again = DistributedOptimizer({k: p * 0 for k, p in own.items()}, cls, max_grad_norm=50.0,
-                                 **options)  # fmt: skip
-    again.load(path)
-    os.remove(path)
-    for opt in (spread, again):
-        opt.step({k: np.ones_like(p) for k, p in opt.params.items()})
-    assert own["x"].tobytes() == again.params["x"].tobytes()
+    assert spread.skipped_steps == alone.skipped_steps
+    assert spread.finished_steps == alone.finished_steps
 
+
+def parts(name, state_dtype):
+    """Each rank steps its rows of an array, with the bits of one process that steps all of it."""
+    spread, alone, here = parts_and_whole(name, "float32", state_dtype)
+    train_parts(spread, alone, here, 12, seed=2)
+    assert spread.skipped_steps == 1
+    own = spread.params
     refused = partial(check_refused, [own["x"]])
     last = size - 1
     bad = {k: np.ones_like(p) for k, p in own.items()}
@@ -326,9 +417,36 @@ def parts(name, state_dtype):
         if state_dtype == "int8":
             odd = np.ones(5000 + 3 * (rank == 0), np.float32)
             refused(
-                lambda: DistributedOptimizer(odd, cls, state_dtype="int8"), ValueError,
+                lambda: DistributedOptimizer(odd, fastadam.Adam, state_dtype="int8"), ValueError,
                 "rank 1: params begins at number 5003",
             )  # fmt: skip
+
+
+def parts_checkpoint(path, mode, name, dtype, state_dtype):
+    """Parts that were saved on some ranks go on as others on other ranks, and as a whole."""
+    spread, alone, here = parts_and_whole(name, dtype, state_dtype)
+    if mode == "save":
+        train_parts(spread, alone, here, 4, seed=2)
+        spread.save(path, params=True, rng=np.random.default_rng(7))
+        check_file(path, alone)
+        return
+    for opt in (spread, alone):
+        for param in opt.params.values():
+            param[...] = 0
+        opt.load(path, rng=np.random.default_rng())
+    assert spread.finished_steps == 4
+    train_parts(spread, alone, here, 4, seed=3)
+    shorter = {key: param[:1].copy() for key, param in spread.params.items()}
+    other = DistributedOptimizer(shorter, type(alone), **{
+        key: alone.defaults[key] for key in ("lr", "state_dtype")
+    })  # fmt: skip
+    check_refused(
+        list(shorter.values()),
+        lambda: other.load(path, rng=[]),
+        ValueError,
+        "of params[",
+        "has shape",
+    )
 
 
 def cuts():
@@ -356,7 +474,7 @@ def cuts():
 
 def examples():
     """Those of the docstrings."""
-    for module in (_distributed, _zero):
+    for module in (_base, _distributed, _zero):
         result = doctest.testmod(module, globs={})
         assert result.attempted > 5
         assert result.failed == 0

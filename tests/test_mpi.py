@@ -3,35 +3,53 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from members import NAMES
 
+import fastadam
+
+KILLS = int(os.environ.get("FASTADAM_TEST_KILLS", "3"))
 PROGRAMS = pathlib.Path(__file__).parent / "mpi_programs.py"
 
 
 @pytest.fixture
-def run(backend):
-    """Runs a program on so many ranks, with this backend; it must end well within 10 s."""
+def start(backend):
+    """Starts a program on so many ranks, with this backend."""
     pytest.importorskip("mpi4py")
     mpiexec = shutil.which("mpiexec", path=f"{pathlib.Path(sys.executable).parent}:{os.defpath}")
     if mpiexec is None:
         pytest.skip("mpiexec is not installed")
 
-    def run(ranks, *arguments):
+    def start(ranks, *arguments):
         chosen = {"FASTADAM_BACKEND": "numpy"} if backend == "numpy" else {"FASTADAM_ISA": backend}
         command = [mpiexec, "-n", str(ranks), sys.executable, "-P", PROGRAMS, *arguments]
         environment = {
             **os.environ, **chosen, "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join([str(PROGRAMS.parent), *sys.path[1:]]),
         }  # fmt: skip
-        begin = time.monotonic()
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-        return time.monotonic() - begin
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    return start
+
+
+@pytest.fixture
+def run(start):
+    """Runs a program to its end, which must come without an error."""
+
+    def run(ranks, *arguments):
+        with start(ranks, *arguments) as job:
+            try:
+                output, errors = job.communicate(timeout=60)
+            finally:
+                job.kill()
+        assert job.returncode == 0, f"{output}\n{errors}"
 
     return run
 
@@ -68,11 +86,51 @@ def test_errors_are_those_of_all_ranks(run, ranks):
     run(ranks, "errors")
 
 
-def test_checkpoints_know_no_ranks(run, tmp_path):
-    path = str(tmp_path / "x.ckpt")
-    run(3, "checkpoint", path, "save")
+@pytest.mark.parametrize(
+    ("kind", "dtype", "state_dtype", "ending"),
+    [
+        ("checkpoint", "float32", "None", "ckpt"),
+        ("checkpoint", "complex64", "bfloat16", "ckpt"),
+        ("checkpoint", "float16", "int8", "safetensors"),
+        ("parts_checkpoint", "float32", "None", "ckpt"),
+        ("parts_checkpoint", "complex64", "bfloat16", "safetensors"),
+        ("parts_checkpoint", "float32", "int8", "ckpt"),
+    ],
+)
+def test_checkpoints_know_no_ranks(run, tmp_path, kind, dtype, state_dtype, ending):
+    if ending == "safetensors":
+        pytest.importorskip("safetensors")
+        pytest.importorskip("ml_dtypes")
+    path = str(tmp_path / f"x.{ending}")
+    run(3, kind, path, "save", "NAdam", dtype, state_dtype)
     for ranks in (1, 2, 4):
-        run(ranks, "checkpoint", path, "load")
+        run(ranks, kind, path, "load", "NAdam", dtype, state_dtype)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_files_that_one_rank_cannot_write_or_read(run, tmp_path, ranks):
+    run(ranks, "refused_files", str(tmp_path / "x.ckpt"))
+
+
+def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new(start, tmp_path):
+    """FASTADAM_TEST_KILLS is how many are killed, each at another moment of a save."""
+    path, rng = tmp_path / "x.ckpt", np.random.default_rng()
+    for number in range(KILLS):
+        ranks = 2 + number % 3
+        with start(ranks, "saves", str(path)) as job:
+            pids = list(map(int, job.stdout.readline().split()))
+            job.stdout.readline()
+            begin = time.monotonic()
+            job.stdout.readline()
+            duration = time.monotonic() - begin
+            time.sleep(rng.uniform(0, 2 * duration))
+            os.kill(rng.choice(pids), signal.SIGKILL)
+            saved = 2 + job.stdout.read().count("saved")
+        w = np.zeros(1 << 20, np.float32)
+        alone = fastadam.Adam(w)
+        alone.load(path)
+        assert alone.finished_steps in (saved, saved + 1)
+        assert (w == alone.finished_steps).all()
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
+from fastadam import _checkpoint, _files, _generators, _groups
+from fastadam._arrays import Arrays
 from fastadam._checks import name_of
+from fastadam._codecs import codes_of
 from fastadam._guard import NOTHING_KEPT
 from fastadam._slots import Slot
+from fastadam._state import write_state
+from fastadam._types import Array
+from fastadam.mpi import _saving
 from fastadam.mpi._ranks import Ranks
 from fastadam.optimizer import Optimizer
 
@@ -27,17 +35,18 @@ class MpiOptimizer(Optimizer):
         vars(self).update(_rule=optimizer_class._rule, _fixed=optimizer_class._fixed)
         self._ranks = Ranks(comm)
         self._settings, self._name = settings, optimizer_class.__name__
-        error = None
-        try:
+        make = super().__init__
+
+        def begin() -> None:
             # One of a single number checks the options, and says what they are by default.
             dtype = np.float64 if options.get("state_dtype") is None else np.float32
             example = optimizer_class(np.zeros(1, dtype), **options)
             clip = options.get("max_grad_norm"), options.get("skip_nonfinite", False)
-            super().__init__(params, example.defaults, *clip, example._ema_decay)
-        except Exception as caught:
-            error = caught
-        shown = None if error else [self._name, settings, repr(self._clip), self._forms()]
-        self._ranks.agree(type(self).__name__, error, shown)
+            make(params, example.defaults, *clip, example._ema_decay)
+
+        self._ranks.together(type(self).__name__, begin)
+        settings_of_all = [self._name, settings, repr(self._clip), self._forms()]
+        self._ranks.agree(type(self).__name__, None, settings_of_all)
 
     def _forms(self) -> list[Any]:
         """What must be the same on all ranks, for steps to be possible."""
@@ -75,16 +84,154 @@ class MpiOptimizer(Optimizer):
         """
         raise TypeError("give all param groups to the constructor, where the ranks agree")
 
-    def _put_in_place(self, call: str, prepare: Callable[[], Any], settings: Any = None) -> None:
+    def save(self, path: str | os.PathLike[str], *, params: bool = False, rng: Any = None) -> None:
+        """Write a checkpoint of all ranks, as one file, in place of an older one or not at all.
+
+        Each rank writes its part. The file is the one that `optimizer_class` writes on one machine
+        without MPI. It loads there, and on any number of ranks.
+
+        Parameters
+        ----------
+        path : str or path-like
+            As in `Adam.save`, in a folder that all ranks see. What rank 0 is called with counts. A
+            file that ends in ``.safetensors`` is written by rank 0, which gets all state for it.
+        params : bool, optional
+            Whether the parameters are saved, too.
+        rng : numpy.random.Generator or RandomState, or list of them, optional
+            Random generators whose states are saved, too. They must be in the same state on all
+            ranks, since the file may be loaded on more or fewer of them.
+
+        Raises
+        ------
+        OSError, TypeError, ValueError, ImportError
+            As in `Adam.save`, on all ranks, if it fails on any.
+        RuntimeError
+            The ranks do not all call this, or their generators are in different states.
+
+        Notes
+        -----
+        The file is written beside the old one, checked and synced by all ranks, and then renamed
+        by rank 0: whichever rank dies at whatever moment, the old or the new one is there, whole.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import numpy as np
+        >>> import fastadam
+        >>> from fastadam.mpi import ZeroRedundancyOptimizer
+        >>> path = os.path.join(tempfile.mkdtemp(), "adam.ckpt")
+        >>> opt = ZeroRedundancyOptimizer(np.ones(2), fastadam.Adam, lr=0.1)
+        >>> opt.step(np.ones(2))
+        >>> opt.save(path, params=True)
+        >>> again = fastadam.Adam(np.zeros(2))
+        >>> again.load(path)
+        >>> again.params
+        array([0.9, 0.9])
+        """
+        with self._lock.hold():
+            name, found = self._begin_to_save(path, params, rng)
+            slots = self._stand_ins()
+
+            def pack() -> _saving.Content | None:
+                if slots is None:
+                    return None
+                state = write_state(self._arranged(slots), self._counts(), self.param_groups)
+                wholes = None if found is None else self._whole_params(found)
+                generators = _generators.as_list(rng)
+                return _checkpoint.pack(self._class_name(), state, wholes, generators)
+
+            content = self._ranks.together("save", pack)
+            if name.endswith(_files.SAFETENSORS):
+                _saving.write_at_once(self._ranks, name, content, self._parts(found))
+            else:
+                _saving.write(self._ranks, name, content, self._parts(found))
+
+    def _begin_to_save(
+        self, path: str | os.PathLike[str], params: bool, rng: Any
+    ) -> tuple[str, list[Array] | None]:
+        """Rank 0's path and the parameters of this rank, once all ranks want to save the same."""
+        arrays = self._held_batch().arrays
+
+        def begin() -> tuple[str, list[Array] | None, list[Any]]:
+            arrays.check_groups(self.param_groups)
+            name = os.fsdecode(path)
+            _files.check_ending(name)
+            found = list(map(codes_of, _groups.found_params(arrays))) if params else None
+            return name, found, list(map(_generators.state_of, _generators.as_list(rng)))
+
+        name, found, states = self._ranks.together("save", begin)
+        self._ranks.agree("save", None, {"params": params, "rng": states})
+        return self._ranks.comm.bcast(name), found
+
+    def _stand_ins(self) -> list[Slot] | None:
+        """On rank 0 the slots of the whole arrays, with stand-ins for their state."""
+        raise NotImplementedError
+
+    def _whole_params(self, found: list[Array]) -> list[Array]:
+        """Stand-ins for the whole parameters."""
+        raise NotImplementedError
+
+    def _parts(self, found: list[Array] | None) -> Iterator[_saving.Part]:
+        """This rank's parts of the state and, if they are given, of the parameters."""
+        raise NotImplementedError
+
+    def load(
+        self, path: str | os.PathLike[str], *, params: bool | None = None, rng: Any = None
+    ) -> None:
+        """Take over a checkpoint of any number of ranks, or of one machine; see `Adam.load`.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A file that every rank can read, and the same for all. Each reads what it needs of it,
+            but for files that end in ``.safetensors``, of which each reads all.
+        params, rng
+            As there.
+
+        Raises
+        ------
+        OSError, TypeError, ValueError, KeyError, ImportError
+            As there, if it fails on any rank; nothing was changed on any.
+        RuntimeError
+            The ranks do not all call this, or have different files.
+
+        Examples
+        --------
+        See `save`.
+        """
+        ranks = self._ranks
+
+        def opened() -> _files.Mapped:
+            if os.fsdecode(path).endswith(_files.SAFETENSORS):
+                return _files.Mapped(*_files.read(path), np.empty(0, np.uint8), b"")
+            return _files.mapped(path)
+
+        with self._lock.hold():
+            file = ranks.together("load", opened)
+            ranks.agree("load", None, [file.header, len(file.body), zlib.crc32(file.table)])
+
+            def check() -> None:
+                with _files.naming(path):
+                    file.check(ranks.rank, ranks.size)
+
+            def prepare() -> Any:
+                with _files.naming(path):
+                    generators = None if rng is None else _generators.as_list(rng)
+                    return self._loaded_file(file.header, file.arrays, params, generators)
+
+            ranks.together("load", check)
+            self._put_in_place("load", prepare)
+
+    def _put_in_place(self, call: str, prepare: Callable[[], Any]) -> None:
         """Put in place what `prepare` gives, if no rank has an error."""
-        error, prepared = None, None
-        try:
-            prepared = prepare()
-        except Exception as caught:
-            error = caught
-        self._ranks.agree(call, error, settings)
-        assert prepared is not None
-        self._replace(*prepared)
+        self._replace(*self._ranks.together(call, prepare))
+
+    def _arranged(self, slots: Sequence[Slot]) -> Arrays:
+        """The optimizer's arrays with other slots."""
+        arrays = self._held_batch().arrays
+        return _groups.arranged(
+            self._rule, arrays.specs, arrays.nests, slots, self._ema_decay, arrays.grouped
+        )
 
     def __getstate__(self) -> NoReturn:
         raise TypeError("a part of the ranks cannot be copied or pickled; use state_dict or save")

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastadam import _groups
 from fastadam._arrays import Arrays, Counts
+from fastadam._checkpoint import PARAM, Unpacked
 from fastadam._codecs import BLOCK as CODE_BLOCK
 from fastadam._codecs import INT8
 from fastadam._hyper import Clip, Group
-from fastadam._slots import Slot, flat
-from fastadam._types import ArrayTree, ParamGroups
+from fastadam._slots import Slot, streams_of
+from fastadam._state import stream_names
+from fastadam._types import Array, ArrayTree, ParamGroups
+from fastadam.mpi import _saving
 from fastadam.mpi._base import MpiOptimizer
 from fastadam.mpi._local import Local
+from fastadam.mpi._wholes import Whole, joined_shape
 from fastadam.optimizer import Optimizer
 
 
@@ -57,8 +61,9 @@ class DistributedOptimizer(MpiOptimizer):
     last bits depend on where arrays are cut; they are those of one process for a single array whose
     parts, but for the last, have a multiple of 4,096 numbers.
 
-    State, and so `state_dict`, `save` and `load`, is that of this rank's parts: give each rank a
-    file of its own.
+    `state_dict` is of this rank's parts. `save` writes the whole arrays, as parts that are joined
+    along their first axis, or as vectors if they do not fit so; `load` takes from such a file
+    what this rank owns now, whatever the number of ranks was.
 
     Examples
     --------
@@ -83,37 +88,94 @@ class DistributedOptimizer(MpiOptimizer):
     ) -> None:
         super().__init__(params, optimizer_class, comm, {}, options)
         with self._lock.hold():
-            error = None
-            try:
-                self._place_parts()
-            except Exception as caught:
-                error = caught
-            self._ranks.agree("DistributedOptimizer", error)
+            self._wholes = self._find_wholes()
+            self._ranks.together("DistributedOptimizer", self._place_parts)
 
     def _form(self, slot: Slot) -> Any:
         return None
 
     def _place_parts(self) -> None:
         """Tell the arrays where in the whole they begin, on which rounding depends."""
-        batch = self._batch
-        sizes = np.array([flat(slot.param).size for slot in batch.arrays.slots], np.int64)
-        all_sizes = np.empty((self._ranks.size, len(sizes)), np.int64)
-        self._ranks.comm.Allgather(sizes, all_sizes)
-        begins = all_sizes[: self._ranks.rank].sum(axis=0)
         slots = []
-        for slot, begin in zip(batch.arrays.slots, begins.tolist(), strict=True):
+        for slot, whole in zip(self._batch.arrays.slots, self._wholes, strict=True):
             is_coded = any(state is not None and state.dtype == INT8 for state in slot.state)
-            if is_coded and begin % CODE_BLOCK:
+            if is_coded and whole.origin % CODE_BLOCK:
                 raise ValueError(
-                    f"params{slot.suffix} begins at number {begin} of the whole array, but with "
+                    f"{whole.label} begins at number {whole.origin} of the whole array, but with "
                     f"state_dtype='int8' parts begin at multiples of {CODE_BLOCK}"
                 )
-            slots.append(slot._replace(origin=begin))
-        arrays = batch.arrays
-        placed = _groups.arranged(
-            self._rule, arrays.specs, arrays.nests, slots, self._ema_decay, arrays.grouped
-        )
+            slots.append(slot._replace(origin=whole.origin))
+        placed = self._arranged(slots)
         self._replace(self._new_batch(placed, self._counts(), self.param_groups), [])
+
+    def _find_wholes(self) -> list[Whole]:
+        slots = self._batch.arrays.slots
+        shapes = self._ranks.comm.allgather([slot.param.shape for slot in slots])
+        wholes = []
+        for i, slot in enumerate(slots):
+            parts = [own[i] for own in shapes]
+            begin = sum(map(math.prod, parts[: self._ranks.rank]))
+            reals = 2 if slot.param.dtype.kind == "c" else 1
+            wholes.append(Whole("params" + slot.suffix, joined_shape(parts), begin, reals))
+        return wholes
+
+    def _stand_ins(self) -> list[Slot] | None:
+        slots = self._held_batch().arrays.slots
+        own = [
+            [None if stream is None else stream.dtype for stream in streams_of(slot)]
+            for slot in slots
+        ]
+        stand_ins = []
+        of_all = self._ranks.comm.allgather(
+            [slot.param.size and own[i] for i, slot in enumerate(slots)]
+        )
+        for i, (slot, whole) in enumerate(zip(slots, self._wholes, strict=True)):
+            ways = [ranks[i] for ranks in of_all if ranks[i]] or [own[i]]
+            if any(way != ways[0] for way in ways):
+                raise ValueError(
+                    f"{whole.label} has state in 8 bits on some ranks and not on others: with "
+                    "state_dtype='int8' it can be saved if each part has at least 4,096 numbers"
+                )
+            *state, average, rest = [
+                None
+                if dtype is None
+                else _saving.stand_in(whole.shape_of(dtype, slot.param), dtype)
+                for dtype in ways[0]
+            ]
+            stand_ins.append(slot._replace(state=tuple(state), average=average, rest=rest))
+        return None if self._ranks.rank else stand_ins
+
+    def _whole_params(self, found: list[Array]) -> list[Array]:
+        pairs = zip(self._wholes, found, strict=True)
+        return [_saving.stand_in(whole.shape, part.dtype) for whole, part in pairs]
+
+    def _parts(self, found: list[Array] | None) -> Iterator[_saving.Part]:
+        for i, (slot, whole) in enumerate(
+            zip(self._held_batch().arrays.slots, self._wholes, strict=True)
+        ):
+            names = stream_names(self._rule, slot.param)
+            streams = streams_of(slot)
+            if found is not None:
+                names, streams = [PARAM, *names], [found[i], *streams]
+            yield from _saving.named(i, names, streams, whole.origin)
+
+    def _unpacked(
+        self, header: dict[str, Any], found: dict[str, Array], generators: list[Any] | None
+    ) -> Unpacked:
+        """What a file says of this rank's parts."""
+        unpacked = super()._unpacked(header, found, generators)
+        slots, state, params = self._batch.arrays.slots, {}, []
+        for i, (slot, whole) in enumerate(zip(slots, self._wholes, strict=True)):
+            state[slot.key] = {
+                name: whole.cut(name, value, slot.param) if isinstance(value, np.ndarray) else value
+                for name, value in unpacked.state_dict["state"][slot.key].items()
+            }
+            if unpacked.params is not None:
+                params.append(whole.cut("param", unpacked.params[i], slot.param))
+        return unpacked._replace(
+            state_dict={**unpacked.state_dict, "state": state},
+            params=params if unpacked.params is not None else None,
+        )
 
     def _new_batch(self, arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> Local:
         unmeasured = Clip(self._clip.max_grad_norm, False, False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from mpi4py import MPI
 
+Result = TypeVar("Result")
 #: Errors that keep their class when they are raised on other ranks.
 CLASSES = {error.__name__: error for error in (KeyError, OSError, TypeError, ValueError)}
 
@@ -47,6 +48,16 @@ class Ranks:
         self.comm.Allreduce(own, most, MPI.MAX)
         if most[0] or (most[1:3] != -most[3:5]).any():
             self._raise(call, error, settings)
+
+    def together(self, call: str, what: Callable[[], Result], settings: Any = None) -> Result:
+        """Call a function on all ranks; an error of one becomes one of all, as in `agree`."""
+        error, result = None, []
+        try:
+            result.append(what())
+        except Exception as caught:
+            error = caught
+        self.agree(call, error, settings)
+        return result[0]
 
     def any(self, marks: Sequence[bool]) -> list[bool]:
         """Which marks some rank has set; there are as many on each."""

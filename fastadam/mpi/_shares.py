@@ -14,8 +14,9 @@ from fastadam._hyper import Clip, Group
 from fastadam._numpy import NORM_BLOCK
 from fastadam._quiet import quietly
 from fastadam._rows import Rows
-from fastadam._slots import Slot, flat, real_dtype, state_like
+from fastadam._slots import Slot, flat, form, real_dtype, state_like, streams_of
 from fastadam._types import Array
+from fastadam.mpi import _saving
 from fastadam.mpi._buckets import Bucket, MakeState, Piece
 from fastadam.mpi._cuts import Segment, cut
 from fastadam.mpi._norm import fold, must_skip, norm_of_all
@@ -197,18 +198,19 @@ class Shares(Together):
 
     def _order_of_sums(self) -> tuple[Array, list[int]]:
         """Where each block's sum is among those of all ranks, and how many each has."""
-        places: list[tuple[int, int]] = []
-        counts = []
+        wholes, firsts, counts = [], [], []
         for rank in range(self.ranks.size):
-            before = len(places)
-            for bucket in self.buckets:
-                for segment in bucket.pieces[rank]:
-                    first = segment.start // NORM_BLOCK
-                    n = -(-segment.size // NORM_BLOCK)
-                    places += [(segment.array, first + j) for j in range(n)]
-            counts.append(len(places) - before)
-        pairs = np.array(places or np.empty((0, 2)), np.int64).reshape(-1, 2)
-        return np.lexsort((pairs[:, 1], pairs[:, 0])), counts
+            own = [segment for bucket in self.buckets for segment in bucket.pieces[rank]]
+            sizes = [-(-segment.size // NORM_BLOCK) for segment in own]
+            wholes += [np.full(n, segment.array) for segment, n in zip(own, sizes, strict=True)]
+            firsts += [
+                np.arange(n) + segment.start // NORM_BLOCK
+                for segment, n in zip(own, sizes, strict=True)
+            ]
+            counts.append(sum(sizes))
+        if not wholes:
+            return np.empty(0, np.intp), counts
+        return np.lexsort((np.concatenate(firsts), np.concatenate(wholes))), counts
 
     def state_bytes(self) -> int:
         """The bytes of this rank's state."""
@@ -220,33 +222,56 @@ class Shares(Together):
             if array is not None
         )
 
-    def whole_slots(self, of: Callable[[Slot], Any], to: int | None) -> list[Slot] | None:
-        """The slots with the state of all ranks, on the rank `to` or on all.
-
-        Parameters
-        ----------
-        of : callable
-            Takes from a piece's slot what is wanted: the arrays of state, the average, and what a
-            parameter lacks.
-        to : int or None
-            The rank that gets them; the others get None.
-        """
+    def pieces(self, of: Callable[[Slot], Any]) -> list[list[tuple[Segment, Any]]]:
+        """For each array this rank's segments, with what `of` takes from their slots."""
         pieces: list[list[tuple[Segment, Any]]] = [[] for _ in self.arrays.slots]
         for bucket in (*self.buckets, self.empty):
             for segment, part in zip(bucket.own, bucket.slots, strict=True):
                 pieces[segment.array].append((segment, of(part)))
+        return pieces
+
+    def whole(self, i: int, pieces: Sequence[tuple[Segment, Any]], to: int | None) -> Slot | None:
+        """The slot of an array with the state of all ranks, on the rank `to` or on all.
+
+        Parameters
+        ----------
+        i : int
+            The array.
+        pieces : sequence
+            This rank's, as `pieces` gives them, of `streams_of` or of what stands for that.
+        to : int or None
+            The rank that gets it; the others get None.
+        """
+        comm = self.ranks.comm
+        sent = pieces, self.numbers[i]
+        found = comm.allgather(sent) if to is None else comm.gather(sent, to)
+        if found is None:
+            return None
+        self.numbers[i] = next((numbers for own, numbers in found if own), self.numbers[i])
+        return _joined(self.arrays.slots[i], [part for own, _ in found for part in own])
+
+    def stand_ins(self) -> list[Slot] | None:
+        """On rank 0, the slots with stand-ins for the state of all ranks."""
+        pieces = self.pieces(
+            lambda part: [None if array is None else array.dtype for array in streams_of(part)]
+        )
+        sent = [own and (own[0][1], self.numbers[i]) for i, own in enumerate(pieces)]
+        found = self.ranks.comm.gather(sent)
+        if found is None:
+            return None
         slots = []
         for i, whole in enumerate(self.arrays.slots):
-            comm = self.ranks.comm
-            if to is None:
-                found = comm.allgather((pieces[i], self.numbers[i]))
-            else:
-                found = comm.gather((pieces[i], self.numbers[i]), to)
-            if found is not None:
-                slots.append(_joined(whole, [part for own, _ in found for part in own]))
-                owners = [numbers for own, numbers in found if own]
-                self.numbers[i] = owners[0] if owners else self.numbers[i]
-        return slots if to is None or to == self.ranks.rank else None
+            dtypes, self.numbers[i] = next(own[i] for own in found if own[i])
+            *state, average, rest = [_stand_in(whole, dtype) for dtype in dtypes]
+            slots.append(whole._replace(state=tuple(state), average=average, rest=rest))
+        return slots
+
+
+def _stand_in(whole: Slot, dtype: np.dtype[Any] | None) -> Array | None:
+    if dtype is None:
+        return None
+    dtype = _as_whole(whole, dtype)
+    return _saving.stand_in(form(whole.param, dtype)[0], dtype)
 
 
 def _joined(whole: Slot, pieces: Sequence[tuple[Segment, Any]]) -> Slot:

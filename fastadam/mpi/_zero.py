@@ -1,23 +1,24 @@
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fastadam import _files, _generators, _groups
+from fastadam import _files, _groups
 from fastadam._arrays import Arrays, Counts
 from fastadam._average import moving_averages
+from fastadam._checkpoint import PARAM
 from fastadam._codecs import BLOCK as CODE_BLOCK
-from fastadam._codecs import INT8, is_half, numbers_of
+from fastadam._codecs import INT8, numbers_of
 from fastadam._hyper import Group
 from fastadam._rules import SCHEDULE_FREE
-from fastadam._slots import Slot, flat, state_like
-from fastadam._state import read_state, write_state
+from fastadam._slots import Slot, flat, goes_along, rest_like, state_like, streams_of
+from fastadam._state import Adopts, read_state, stream_names, write_state
 from fastadam._types import Array, ArrayTree, ParamGroups
 from fastadam.family.schedule_free import average_of
+from fastadam.mpi import _saving
 from fastadam.mpi._base import MpiOptimizer
 from fastadam.mpi._cuts import Segment
 from fastadam.mpi._shares import Shares
@@ -75,7 +76,7 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
     are to be called by all ranks. `AdamWScheduleFree` has these alone, and no `eval`.
 
     Besides its share of the state, a rank has four buckets of memory, and with `max_grad_norm` or
-    `skip_nonfinite` its share of the gradients during a step. Rank 0 gets all state for `save`.
+    `skip_nonfinite` its share of the gradients during a step.
 
     References
     ----------
@@ -181,7 +182,8 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
 
         if self._ema_decay is None and self._rule is not SCHEDULE_FREE:
             return moving_averages(arrays)  # says that there are none
-        slots = self._batch.whole_slots(lambda part: [*none, average(part), None], None)
+        pieces = self._batch.pieces(lambda part: [*none, average(part), None])
+        slots = [self._batch.whole(i, own, None) for i, own in enumerate(pieces)]
         return [
             slot.average if slot.average is not None else numbers_of(slot.user) for slot in slots
         ]
@@ -218,15 +220,12 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
         """
         with self._lock.hold():
             self._ranks.agree("state_dict", None, [decoded, to])
-            return self._gathered(decoded, to)
-
-    def _gathered(self, decoded: bool = False, to: int | None = None) -> dict[str, Any] | None:
-        """A state dict of the state of all ranks, for who holds the lock."""
-        batch = self._held_batch()
-        slots = batch.whole_slots(lambda part: [*part.state, part.average, part.rest], to)
-        if slots is None:
-            return None
-        return write_state(self._arranged(slots), self._counts(), self.param_groups, decoded)
+            batch = self._held_batch()
+            pieces = batch.pieces(streams_of)
+            slots = [batch.whole(i, own, to) for i, own in enumerate(pieces)]
+            if to not in (None, self._ranks.rank):
+                return None
+            return write_state(self._arranged(slots), self._counts(), self.param_groups, decoded)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over state, step counts and options; see `Adam.load_state_dict`.
@@ -252,109 +251,53 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
     def _loaded(
         self,
         state_dict: Mapping[str, Any],
-        adopt: bool = False,
+        adopts: Adopts | None = None,
         changes: Sequence[Callable[[], object]] = (),
     ) -> tuple[Any, list[Callable[[], object]]]:
         # The slots have no state, but what reads a state dict asks them what there is to be.
         arrays = self._held_batch().arrays
         has_average = self._ema_decay is not None
         expecting = [
-            slot._replace(
-                average=slot.param if has_average else None,
-                rest=slot.param if is_half(slot.param.dtype) else None,
-            )
+            slot._replace(average=slot.param if has_average else None, rest=rest_like(slot.param))
             for slot in arrays.slots
         ]
         whole = self._arranged(expecting)
         whole.traits = arrays.traits
-        loaded = read_state(whole, state_dict, self.param_groups, self._fixed, adopt=True)
+
+        def is_source(array: Array, param: Array, number: int) -> bool:
+            return goes_along(array, param)  # wherever it lies, shares are copied from it
+
+        loaded = read_state(whole, state_dict, self.param_groups, self._fixed, is_source)
         new = self._arranged(loaded.slots)
         batch = self._new_batch(new, loaded.counts, loaded.groups)
         groups = zip(self.param_groups, loaded.groups, strict=True)
         updates = [partial(dict.update, group, new) for group, new in groups]
         return batch, [*changes, *updates]
 
-    def _arranged(self, slots: Sequence[Slot]) -> Arrays:
-        """The optimizer's arrays with other slots."""
-        arrays = self._held_batch().arrays
-        return _groups.arranged(
-            self._rule, arrays.specs, arrays.nests, slots, self._ema_decay, arrays.grouped
-        )
+    def _stand_ins(self) -> list[Slot] | None:
+        slots: list[Slot] | None = self._batch.stand_ins()
+        return slots
 
-    def save(self, path: str | os.PathLike[str], *, params: bool = False, rng: Any = None) -> None:
-        """Write a checkpoint of all ranks; see `Adam.save`.
+    def _whole_params(self, found: list[Array]) -> list[Array]:
+        return found
 
-        Rank 0 gets the state of the others and writes it, as one file that loads on any number of
-        ranks and, by `optimizer_class`, on one machine without MPI.
-
-        Parameters
-        ----------
-        path, params
-            As there; what rank 0 was called with counts.
-        rng : numpy.random.Generator or RandomState, or list of them, optional
-            Rank 0's are saved.
-
-        Raises
-        ------
-        OSError, TypeError, ValueError, ImportError
-            As there, on all ranks.
-
-        Examples
-        --------
-        >>> import os, tempfile
-        >>> import numpy as np
-        >>> import fastadam
-        >>> from fastadam.mpi import ZeroRedundancyOptimizer
-        >>> path = os.path.join(tempfile.mkdtemp(), "adam.ckpt")
-        >>> opt = ZeroRedundancyOptimizer(np.ones(2), fastadam.Adam, lr=0.1)
-        >>> opt.step(np.ones(2))
-        >>> opt.save(path, params=True)
-        >>> again = fastadam.Adam(np.zeros(2))
-        >>> again.load(path)
-        >>> again.params
-        array([0.9, 0.9])
-        """
-        error = None
-        with self._lock.hold():
-            self._ranks.agree("save", None, params)
-            saved = self._gathered(to=0)
-            try:
-                if saved is not None:
-                    self._write(path, saved, params, rng)
-            except Exception as caught:
-                error = caught
-            self._ranks.agree("save", error)
-
-    def load(
-        self, path: str | os.PathLike[str], *, params: bool | None = None, rng: Any = None
-    ) -> None:
-        """Take over a checkpoint of any number of ranks, or of one machine; see `Adam.load`.
-
-        Parameters
-        ----------
-        path : str or path-like
-            A file that every rank can read.
-        params, rng
-            As there.
-
-        Raises
-        ------
-        OSError, TypeError, ValueError, KeyError, ImportError
-            As there, if it fails on any rank; nothing was changed on any.
-
-        Examples
-        --------
-        See `save`.
-        """
-
-        def prepare() -> Any:
-            generators = None if rng is None else _generators.as_list(rng)
-            header, found = _files.read(path)
-            with _files.naming(path):
-                return self._loaded_file(header, found, params, generators)
-
-        with self._lock.hold():
-            self._put_in_place("load", prepare)
+    def _parts(self, found: list[Array] | None) -> Iterator[_saving.Part]:
+        batch, ranks = self._held_batch(), self._ranks
+        pieces = batch.pieces(streams_of)
+        for i, whole in enumerate(batch.arrays.slots):
+            if found is not None:
+                param = _files.little(found[i]).reshape(-1)
+                first = len(param) * ranks.rank // ranks.size
+                stop = len(param) * (ranks.rank + 1) // ranks.size
+                yield _saving.Part(i, PARAM, first * param.itemsize, param[first:stop])
+            names = stream_names(self._rule, whole.param)
+            if whole.param.flags.c_contiguous:
+                for segment, streams in pieces[i]:
+                    yield from _saving.named(i, names, streams, segment.start)
+            else:  # one rank puts it into the order of files
+                joined = batch.whole(i, pieces[i], i % ranks.size)
+                if joined is not None:
+                    yield from _saving.named(i, names, streams_of(joined), 0)
 
     def check_synced(self) -> None:
         """Check that all ranks have the same numbers in their parameters.
