@@ -2,15 +2,13 @@
 
 import os
 import pathlib
-import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from members import NAMES
+from mpiexec import environment_of, on_ranks, start_on_ranks
 
 import fastadam
 
@@ -19,39 +17,11 @@ PROGRAMS = pathlib.Path(__file__).parent / "mpi_programs.py"
 
 
 @pytest.fixture
-def start(backend):
-    """Starts a program on so many ranks, with this backend."""
-    pytest.importorskip("mpi4py")
-    mpiexec = shutil.which("mpiexec", path=f"{pathlib.Path(sys.executable).parent}:{os.defpath}")
-    if mpiexec is None:
-        pytest.skip("mpiexec is not installed")
-
-    def start(ranks, *arguments):
-        chosen = {"FASTADAM_BACKEND": "numpy"} if backend == "numpy" else {"FASTADAM_ISA": backend}
-        command = [mpiexec, "-n", str(ranks), sys.executable, "-P", PROGRAMS, *arguments]
-        environment = {
-            **os.environ, **chosen, "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(PROGRAMS.parent), *sys.path[1:]]),
-        }  # fmt: skip
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-    return start
-
-
-@pytest.fixture
-def run(start):
-    """Runs a program to its end, which must come without an error."""
-
-    def run(ranks, *arguments):
-        with start(ranks, *arguments) as job:
-            try:
-                output, errors = job.communicate(timeout=60)
-            finally:
-                job.kill()
-        assert job.returncode == 0, f"{output}\n{errors}"
-
-    return run
+def run(backend):
+    """Runs a program on so many ranks, with this backend."""
+    return lambda ranks, *arguments: on_ranks(
+        ranks, PROGRAMS, *arguments, **environment_of(backend)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,12 +82,12 @@ def test_files_that_one_rank_cannot_write_or_read(run, tmp_path, ranks):
     run(ranks, "refused_files", str(tmp_path / "x.ckpt"))
 
 
-def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new(start, tmp_path):
+def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new(backend, tmp_path):
     """FASTADAM_TEST_KILLS is how many are killed, each at another moment of a save."""
     path, rng = tmp_path / "x.ckpt", np.random.default_rng()
     for number in range(KILLS):
         ranks = 2 + number % 3
-        with start(ranks, "saves", str(path)) as job:
+        with start_on_ranks(ranks, PROGRAMS, "saves", path, **environment_of(backend)) as job:
             pids = list(map(int, job.stdout.readline().split()))
             job.stdout.readline()
             begin = time.monotonic()
