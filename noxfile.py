@@ -134,6 +134,8 @@ def examples(session):
     quick = ["--quick", "--plot", f"{folder}/weaknesses.png"]
     session.run("python", "examples/weaknesses.py", *quick)
     session.run("mpiexec", "-n", "2", "python", "examples/mpi_training.py")
+    plot = ["--plot", f"{folder}/mpi_inverse_problem.png"]
+    session.run("mpiexec", "-n", "2", "python", "examples/mpi_inverse_problem.py", *plot)
     session.run("python", "examples/torch_classifier.py")
     session.run("python", "examples/sklearn_mlp.py")
     session.run("python", "examples/scipy_minimize.py", "--plot", f"{folder}/scipy.png")
@@ -170,6 +172,7 @@ def build_and_try_wheel(session, folder):
 
     in_clean("pip", "install", "-q", "--only-binary", ":all:", TORCH, f"{repaired}[test-all]")
     needs = ["check_wheel", "guards", "objects", "project", "root"]  # what is not there
+    needs += ["mpi_inverse_problem"]
     left_out = [f"--ignore=tests/test_{name}.py" for name in needs]
     part = ["-k", "backend or bits or digests or docs or arrays or optimizer or runtimes"]
     in_clean("pytest", "-q", *left_out, *(session.posargs or part))
