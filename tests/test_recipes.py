@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from mpiexec import environment_of, on_ranks
 
 TEXT = (pathlib.Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
 RECIPES = dict(re.findall(r"^## (.*?)\n.*?^```python\n(.*?)^```", TEXT, re.M | re.S))
@@ -18,6 +19,7 @@ PACKAGES = {
     "Gradients from autograd": "autograd",
     "Gradients from JAX": "jax",
     "FedAdam in Flower": "flwr",
+    "Arrays spread by pylops-mpi": "pylops_mpi",
 }
 
 FLOWERS_OWN_GIVES_THE_SAME = """
@@ -61,13 +63,27 @@ record, _ = single.aggregate_train(1, [reply])
 assert record["W"].numpy().dtype == np.float32
 """
 
+ONE_PROCESS_GIVES_THE_SAME = """
+import pylops
+
+derivative = pylops.FirstDerivative(size, kind="forward")
+data = data.asarray()
+alone = data.copy()
+opt = fastadam.Adam(alone, lr=lr)
+for _ in range(steps):
+    slope = derivative @ alone
+    slope /= np.sqrt(slope**2 + rounding**2)
+    opt.step(alone - data + weight * (derivative.H @ slope))
+assert x.size == ranks
+assert x.asarray().tobytes() == alone.tobytes()
+"""
+
 
 def start(code, backend, folder, *arguments):
-    chosen = {"FASTADAM_BACKEND": "numpy"} if backend == "numpy" else {"FASTADAM_ISA": backend}
     return subprocess.Popen(
         [sys.executable, "-P", "-c", code, *arguments],
-        env={**os.environ, **chosen}, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        env={**os.environ, **environment_of(backend)}, cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -84,6 +100,16 @@ def test_runs(title, backend, tmp_path):
         pytest.skip(f"{package} is not installed")
     code = RECIPES[title] + (FLOWERS_OWN_GIVES_THE_SAME if package == "flwr" else "")
     finish(start(code, backend, tmp_path))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_pylops_mpi_has_the_bits_of_one_process(ranks, backend, tmp_path):
+    pytest.importorskip("pylops_mpi")
+    program = tmp_path / "program.py"
+    program.write_text(
+        RECIPES["Arrays spread by pylops-mpi"] + f"ranks = {ranks}" + ONE_PROCESS_GIVES_THE_SAME
+    )
+    on_ranks(ranks, program, **environment_of(backend))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
@@ -109,4 +135,4 @@ def test_a_killed_run_ends_with_the_same_bits(backend, tmp_path):
 
 def test_all_are_there():
     assert set(PACKAGES) < set(RECIPES)
-    assert len(RECIPES) == 6
+    assert len(RECIPES) == 7
