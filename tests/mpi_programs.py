@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import pathlib
+import re
 import resource
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from members import BY_NAME
 from mpi4py import MPI
 
 import fastadam
-from fastadam import _files, schedules
+from fastadam import _codecs, _files, schedules
 from fastadam._numpy import NORM_BLOCK
 from fastadam.mpi import DistributedOptimizer, ZeroRedundancyOptimizer, _base, _distributed, _zero
 from fastadam.mpi._cuts import cut
@@ -172,10 +173,61 @@ def bits(name, dtype, state_dtype):
     assert sum(own) == alone.state_bytes
 
 
-def steps(count):
-    """Without clipping, gradients are sent while others are stepped."""
-    both = pair("AdamW", weight_decay=0.25)
+def steps(count, clipping):
+    """Many steps, one of which is skipped; without clipping, gradients are sent meanwhile."""
+    clip = {"max_grad_norm": 30.0, "skip_nonfinite": True} if clipping == "clipped" else {}
+    both = pair("AdamW", weight_decay=0.25, **clip)
     train(*both, int(count))
+    assert both[0].skipped_steps == bool(clip)
+
+
+def memory():
+    """A rank's memory grows by its share of the state and one bucket."""
+    bucket, n = 1 << 23, 1 << 24
+    w, grad = np.ones(n, np.float32), np.ones(n, np.float32)
+    first = ZeroRedundancyOptimizer(np.ones(bucket), fastadam.Adam, bucket_bytes=bucket)
+    first.step(np.ones(bucket))  # what MPI takes when it is first used
+    before = resident()
+    opt = ZeroRedundancyOptimizer(w, fastadam.Adam, bucket_bytes=bucket)
+    for _ in range(2):
+        opt.step(grad)
+    grown = resident() - before
+    assert opt.state_bytes == 8 * n // size
+    assert grown < 8 * n // size + bucket + (8 << 20)  # and what the NumPy backend works with
+
+
+def resident():
+    """How many bytes this process has in memory."""
+    fields = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmRSS:\s+(\d+) kB", fields)[1])
+
+
+def large(path):
+    """More numbers than 32 bits can count, of which the first and the last ones are looked at."""
+    from ml_dtypes import bfloat16
+
+    n = (1 << 31) + 3 * NORM_BLOCK + 5
+    w, grad = np.zeros(n, bfloat16), np.zeros(n, bfloat16)
+    ends = [slice(0, 5000), slice(n - 9000, n)]
+    rng = np.random.default_rng(0)
+    opt = ZeroRedundancyOptimizer(w, fastadam.Lion, lr=0.1, state_dtype="int8", seed=1)
+    few = [np.zeros(end.stop - end.start, bfloat16) for end in ends]
+    alone = fastadam.Lion(few, lr=0.1)
+    for _ in range(2):
+        given = [rng.standard_normal(len(own)).astype(bfloat16) for own in few]
+        for end, values in zip(ends, given, strict=True):
+            grad[end] = values
+        opt.step(grad)
+        alone.step(given)
+        for end, own in zip(ends, few, strict=True):
+            assert w[end].tobytes() == own.tobytes()
+    opt.save(path, params=True)
+    file = _files.mapped(path)
+    file.check(rank, size)
+    assert file.arrays["0"][-9000:].tobytes() == few[1].tobytes()
+    blocks = file.arrays["0.exp_avg"][-(9000 // 64) :]
+    (moment,) = _codecs.decoded(fastadam.Lion._rule, [blocks], 9000 // 64 * 64)
+    print(moment)
 
 
 def checkpoint(path, mode, name, dtype, state_dtype):

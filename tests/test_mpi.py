@@ -47,8 +47,15 @@ def test_dtypes_have_the_bits_of_one_process(run, ranks, dtype, state_dtype):
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_many_steps(run, ranks):
-    run(ranks, "steps", "200")
+@pytest.mark.parametrize(("count", "clipping"), [("200", "clipped"), ("40", "unclipped")])
+def test_many_steps(run, ranks, count, clipping):
+    run(ranks, "steps", count, clipping)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="asks Linux")
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_rank_has_its_share_of_the_state_in_memory(run, ranks):
+    run(ranks, "memory")
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])

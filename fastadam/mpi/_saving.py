@@ -57,7 +57,6 @@ class Plan(NamedTuple):
     begins: list[dict[str, int]]  # of each parameter, by what they are of it
     start: int  # of all arrays
     stop: int
-    length: int  # of the file
 
 
 def stand_in(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -96,7 +95,7 @@ def write(ranks: Ranks, path: str, content: Content | None, parts: Iterable[Part
                 {name: layout.begins[stored] for name, stored in entry["arrays"].items()}
                 for entry in content[0]["state"]
             ]
-            return Plan(path, temporary, begins, len(layout.head), layout.stop, layout.length)
+            return Plan(path, temporary, begins, len(layout.head), layout.stop)
 
         plan: Plan = ranks.comm.bcast(ranks.together("save", begin))
         ranks.together("save", lambda: _write_parts(plan, iter(parts)))
