@@ -2,8 +2,10 @@
 
     python bench/compare.py            # up to 134,217,728 elements: an hour, 20 GB of memory
     python bench/compare.py --quick    # up to 16,777,216 elements: some minutes
+    python bench/compare.py --rewrite  # no measurement: pages and pictures of what was measured
 
-Writes docs/bench.json, docs/benchmarks.md, the README's table and docs/bench-*.png.
+Writes docs/benchmarks/CPU.json, CPU.md and CPU-*.png, where CPU is that of this machine with its
+instruction set, and the short table of the README.
 
 Every rival steps the same arrays; rounds are interleaved. The time of a step is the
 median over rounds, the spread half its interquartile range, both in the JSON.
@@ -12,6 +14,7 @@ median over rounds, the spread half its interquartile range, both in the JSON.
 import argparse
 import json
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from fastadam._bench.cli import Work, cpu, in_words, make_arrays
 from fastadam._bench.timing import measure
 
 ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "docs" / "benchmarks"
 ONE = tuple(
     Work(1, n) for n in (10, 1_000, 65_536, 262_144, 1_048_576, 16_777_216, 67_108_864, 134_217_728)
 )
@@ -54,15 +58,18 @@ PANELS = {
 }  # fmt: skip
 HOW_TO_READ = (
     "Behind fastadam's time in microseconds, each column says how many times as long another way "
-    "takes; a rival that is faster than fastadam is bold."
+    "takes; a rival that is faster than fastadam is bold. [Benchmarks](../benchmarks.md) says what "
+    "the rows and columns are."
 )
-DETAILS = """\
-A row is one Adam step, of one array of so many elements or of a list of arrays (arrays x
-elements). "Streams only" is no rival: it reads and writes the memory of a step with one addition
-for each number written, which is as fast as memory allows; some percent more or less are chance.
-"Textbook" is algorithm 1 of the paper, one NumPy expression per line; "in-place" writes every
-operation into an array made before. A cell is empty where a rival does not take the dtype, or
-would take minutes or more memory than there is."""
+#: The README's rows, what it calls them, and its columns.
+SHORT = {
+    Work(1, 1_000): "1,000 numbers",
+    Work(100, 1_000): "100 arrays of 1,000: a small network",
+    Work(1, 262_144): "262,144 numbers, which fit into the cache",
+    Work(1, 1_048_576): "1,048,576 numbers",
+    Work(1, 16_777_216): "16,777,216 numbers, limited by memory",
+}
+SHORT_NAMES = ("textbook NumPy", "numba parallel", "torch loop", "torch fused")
 
 
 def installed(work, dtype):
@@ -115,20 +122,27 @@ def microseconds(seconds):
 def table(results, dtype, threads):
     """A Markdown table: our time, then how many times it each rival takes."""
     names = [n for n in SHOWN if any(n in r["threads"][threads] for r in results)]
+    rows = {label(Work(r["arrays"], r["elements"])): r for r in results if r["dtype"] == dtype}
+    return rows_of(f"{dtype}, {in_words(int(threads))}", rows, threads, ("streams only", *names))
+
+
+def rows_of(title, rows, threads, names):
     lines = [
-        f"| {dtype}, {in_words(threads)} | fastadam, us | streams only | "
-        + " | ".join(names) + " |",
-        "|---|" + "---:|" * (len(names) + 2),
-    ]  # fmt: skip
-    for r in results:
-        if r["dtype"] != dtype:
-            continue
-        row = r["threads"][threads]
-        cells = [multiple(row.get(name), bold=name in SHOWN) for name in ("streams only", *names)]
-        label = f"{r['elements']:,}" if r["arrays"] == 1 else f"{r['arrays']:,} x {r['elements']:,}"
+        f"| {title} | fastadam, us | " + " | ".join(names) + " |",
+        "|---|" + "---:|" * (len(names) + 1),
+    ]
+    for name, result in rows.items():
+        row = result["threads"][threads]
+        cells = [multiple(row.get(name), bold=name in SHOWN) for name in names]
         ours = microseconds(row["fastadam"]["seconds"])
-        lines.append(f"| {label} | {ours} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {ours} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def label(work):
+    if work.arrays == 1:
+        return f"{work.elements:,}"
+    return f"{work.arrays:,} x {work.elements:,}"
 
 
 def multiple(figures, bold):
@@ -140,40 +154,51 @@ def multiple(figures, bold):
     return f"**{text}**" if bold and x < 1 else text
 
 
-def write_tables(report):
-    """All tables to docs/benchmarks.md, the first to the README."""
-    intro = f"{report['machine']} {HOW_TO_READ}"
+def write_page(report, name):
+    """All tables of one CPU."""
     clipped = " and ".join(
-        f"{row['ratio']:.2f} times as long with {in_words(threads)}"
+        f"{row['ratio']:.2f} times as long with {in_words(int(threads))}"
         for threads, row in report["clipped"].items()
     )
-    last = (
-        "Clipping by the norm and AdamW on 16,777,216 float32: torch's `clip_grad_norm_` and "
-        f"fused AdamW take {clipped}."
-    )
-    parts = ["# Benchmarks", "Written by bench/compare.py.", intro, DETAILS]
+    parts = [
+        f"# {report['cpu']}, {report['instruction_set']}",
+        f"{report['machine']} Written by bench/compare.py.",
+        HOW_TO_READ,
+    ]
     for threads in report["thread_counts"]:
         parts += [
             f"## {in_words(threads).capitalize()}",
-            f"![Nanoseconds per element by size, {in_words(threads)}](bench-{threads}.png)",
+            f"![Nanoseconds per element by size, {in_words(threads)}]({name}-{threads}.png)",
             "Arrays of float32:",
-            table(report["results"], "float32", threads),
+            table(report["results"], "float32", str(threads)),
             "Arrays of float64, which are twice the memory:",
-            table(report["results"], "float64", threads),
+            table(report["results"], "float64", str(threads)),
         ]
-    parts += ["## With clipping", last]
-    (ROOT / "docs").mkdir(exist_ok=True)
-    (ROOT / "docs" / "benchmarks.md").write_text("\n\n".join(parts) + "\n")
-    readme = ROOT / "README.md"
+    parts += [
+        "## With clipping",
+        "Clipping by the norm and AdamW on 16,777,216 float32: torch's `clip_grad_norm_` and "
+        f"fused AdamW take {clipped}.",
+    ]
+    (FOLDER / f"{name}.md").write_text("\n\n".join(parts) + "\n")
+
+
+def write_readme(report):
+    """The short table, with one thread."""
+    rows = {
+        SHORT[work]: result
+        for result in report["results"]
+        if result["dtype"] == "float32"
+        and (work := Work(result["arrays"], result["elements"])) in SHORT
+    }
+    short = rows_of("one step of Adam, float32, 1 thread", rows, "1", SHORT_NAMES)
     begin, end = "<!-- bench/compare.py writes this -->", "<!-- to here -->"
-    first = table(report["results"], "float32", report["thread_counts"][0])
-    text = "\n\n".join([begin, intro, first, last, end])
+    readme = ROOT / "README.md"
     old = readme.read_text()
-    start, stop = old.index(begin), old.index(end) + len(end)
-    readme.write_text(old[:start] + text + old[stop:])
+    start, stop = old.index(begin), old.index(end)
+    readme.write_text(f"{old[:start]}{begin}\n\n{report['machine']}\n\n{short}\n\n{old[stop:]}")
 
 
-def draw(report):
+def draw(report, name):
     """For each thread count a picture of two panels, so that lines can be told apart."""
     import matplotlib
 
@@ -185,18 +210,19 @@ def draw(report):
         figure, panels = plt.subplots(
             1, 2, figsize=(12, 5), sharex=True, sharey=True, layout="constrained"
         )
+        of_threads = [(r, r["threads"][str(threads)]) for r in results]
         for axes, (title, names) in zip(panels, PANELS.items(), strict=True):
             markers = iter("sD^vPX")
-            for name in ("fastadam", "streams only", *names):
+            for rival in ("fastadam", "streams only", *names):
                 points = [
-                    (r["elements"], r["threads"][threads][name]["seconds"] / r["elements"] * 1e9)
-                    for r in results
-                    if name in r["threads"][threads]
+                    (r["elements"], row[rival]["seconds"] / r["elements"] * 1e9)
+                    for r, row in of_threads
+                    if rival in row
                 ]
                 if points:
-                    style = {"fastadam": "k-o", "streams only": "k:"}.get(name)
+                    style = {"fastadam": "k-o", "streams only": "k:"}.get(rival)
                     axes.loglog(
-                        *zip(*points, strict=True), style or f"{next(markers)}-", label=name,
+                        *zip(*points, strict=True), style or f"{next(markers)}-", label=rival,
                         linewidth=2 if style else 0.8, markersize=5, zorder=3 if style else 2,
                     )  # fmt: skip
             axes.set(title=title, xlabel="elements of one float32 array")
@@ -204,7 +230,7 @@ def draw(report):
             axes.legend()
         panels[0].set_ylabel("nanoseconds per element")
         figure.suptitle(f"One Adam step, {in_words(threads)}, {report['cpu']}")
-        figure.savefig(ROOT / "docs" / f"bench-{threads}.png", dpi=110)
+        figure.savefig(FOLDER / f"{name}-{threads}.png", dpi=110)
         plt.close(figure)
 
 
@@ -220,11 +246,7 @@ def describe(thread_counts):
     )
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller work and fewer rounds")
-    quick = parser.parse_args().quick
-
+def run(quick):
     thread_counts = sorted({1, fastadam.get_num_threads()})
     results = []
     for dtype in ("float32", "float64"):
@@ -233,16 +255,33 @@ def main():
                 continue
             print(f"{dtype} {work} ...", file=sys.stderr, flush=True)
             results.append(run_work(work, dtype, thread_counts, quick))
-    report = {
+    return {
         "cpu": cpu(),
+        "instruction_set": fastadam.show_config(mode="dicts")["instruction_set"],
         "machine": describe(thread_counts),
         "thread_counts": thread_counts,
         "results": results,
         "clipped": run_clipped(thread_counts),
     }
-    write_tables(report)
-    draw(report)
-    (ROOT / "docs" / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="smaller work and fewer rounds")
+    parser.add_argument("--rewrite", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+
+    FOLDER.mkdir(exist_ok=True)
+    if not options.rewrite:
+        report = run(options.quick)
+        name = re.sub("[^a-z0-9]+", "-", f"{report['cpu']} {report['instruction_set']}".lower())
+        text = json.dumps(report, indent=1) + "\n"
+        (FOLDER / f"{name}.json").write_text(text)
+        write_readme(json.loads(text))
+    for file in FOLDER.glob("*.json"):
+        report = json.loads(file.read_text())
+        write_page(report, file.stem)
+        draw(report, file.stem)
 
 
 if __name__ == "__main__":
