@@ -22,8 +22,9 @@ import numpy as np
 
 import fastadam
 from fastadam._bench import rivals
-from fastadam._bench.cli import Work, cpu, in_words, make_arrays
+from fastadam._bench.cli import Work, in_words, make_arrays
 from fastadam._bench.timing import measure
+from fastadam._machine import cpu_name
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "benchmarks"
@@ -241,7 +242,7 @@ def describe(thread_counts):
         if name in sys.modules:
             versions.append(f"{name} {sys.modules[name].__version__}")
     return (
-        f"{cpu()}, {max(thread_counts)} cores, {config['instruction_set']}; "
+        f"{cpu_name()}, {max(thread_counts)} cores, {config['instruction_set']}; "
         f"{platform.system()}, Python {platform.python_version()}, {', '.join(versions)}."
     )
 
@@ -256,7 +257,7 @@ def run(quick):
             print(f"{dtype} {work} ...", file=sys.stderr, flush=True)
             results.append(run_work(work, dtype, thread_counts, quick))
     return {
-        "cpu": cpu(),
+        "cpu": cpu_name(),
         "instruction_set": fastadam.show_config(mode="dicts")["instruction_set"],
         "machine": describe(thread_counts),
         "thread_counts": thread_counts,

@@ -25,8 +25,9 @@ import numpy as np
 import fastadam
 from fastadam import family
 from fastadam._bench import rivals
-from fastadam._bench.cli import Work, cpu, in_words, make_arrays
+from fastadam._bench.cli import Work, in_words, make_arrays
 from fastadam._bench.timing import measure, ratio
+from fastadam._machine import cpu_name
 
 SMALL, LARGE = Work(100, 1_000), Work(1, 67_108_864)
 ADAM = "Adam"
@@ -181,7 +182,7 @@ def large(threads):
 def main():
     threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     isa = fastadam.show_config(mode="dicts")["instruction_set"]
-    print(f"{cpu()}, {isa}")
+    print(f"{cpu_name()}, {isa}")
     small()
     large(threads)
 

@@ -32,8 +32,9 @@ import numpy as np
 
 import fastadam
 from fastadam._bench import rivals
-from fastadam._bench.cli import Work, cpu, make_arrays
+from fastadam._bench.cli import Work, make_arrays
 from fastadam._bench.timing import measure, ratio
+from fastadam._machine import cpu_name
 
 ROOT = Path(__file__).parent.parent
 KEPT = Path(__file__).with_name("record.json")
@@ -174,7 +175,7 @@ def this_cpu(config):
     info = Path("/proc/cpuinfo")
     text = info.read_text().partition("\n\n")[0] if info.exists() else ""
     fields = re.findall(r"^(cpu family|model|CPU implementer|CPU part)\s*: (.*)$", text, re.M)
-    return ", ".join([cpu(), *(f"{key} {value}" for key, value in fields),
+    return ", ".join([cpu_name(), *(f"{key} {value}" for key, value in fields),
                       config["instruction_set"]])  # fmt: skip
 
 

@@ -20,6 +20,8 @@ def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """Tell what fastadam is here: where it lies, and what its steps run on.
 
+    ``python -m fastadam`` tells this and more: why it is so, and which optional packages are there.
+
     Parameters
     ----------
     mode : {"stdout", "dicts"}, optional

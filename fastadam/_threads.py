@@ -11,6 +11,9 @@ from typing import SupportsIndex
 
 from fastadam import _backend
 
+#: What asked for a number of threads, in words; None if nothing did.
+asked_by: str | None = None
+
 
 def set_num_threads(n: SupportsIndex) -> None:
     """Let large steps use that many threads.
@@ -45,12 +48,14 @@ def set_num_threads(n: SupportsIndex) -> None:
     1
     >>> fastadam.set_num_threads(before)
     """
+    global asked_by
     count = operator.index(n)
     if not 1 <= count < 2**15:
         raise ValueError(f"the number of threads must be at least 1, found {count}")
     native = _backend.native()
     if native:
         native.set_num_threads(count)
+        asked_by = f"set_num_threads({count}) was called"
 
 
 def get_num_threads() -> int:
@@ -96,13 +101,16 @@ def cpu_quota(root: Path = Path("/")) -> float:
 
 
 def _begin() -> None:
+    global asked_by
     text = os.environ.get("FASTADAM_NUM_THREADS", "")
     if not text:
         if "OMP_NUM_THREADS" not in os.environ and (quota := cpu_quota()) < get_num_threads():
             set_num_threads(max(1, int(quota)))
+            asked_by = f"the process's control group has the time of {quota:.3g} CPUs"
         return
     try:
         set_num_threads(int(text))
+        asked_by = f"FASTADAM_NUM_THREADS={text} is set"
     except ValueError:
         raise _backend.refused(
             f"FASTADAM_NUM_THREADS={text}: expected a positive integer"

@@ -273,10 +273,10 @@ def test_main(backend, capsys):
 
     assert main(["--json"]) == 0
     config = json.loads(capsys.readouterr().out)
-    assert config == fastadam.show_config(mode="dicts")
+    assert config.items() >= fastadam.show_config(mode="dicts").items()
     assert config["threads"] == fastadam.get_num_threads()
     assert main(["--require-compiled"]) == (1 if backend == "numpy" else 0)
-    assert f"version: {fastadam.__version__}" in capsys.readouterr().out
+    assert f"fastadam {fastadam.__version__}\n" in capsys.readouterr().out
 
 
 def test_bench_command(monkeypatch, capsys, tmp_path):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,8 @@ import numpy as np
 import fastadam
 from fastadam._bench import rivals
 from fastadam._bench.timing import measure
+from fastadam._machine import cpu_name
+from fastadam._output import note, say
 from fastadam._types import Array
 
 SHOWN = ("textbook NumPy", "torch fused", "numba parallel", "scikit-learn", "thinc")
@@ -44,16 +45,6 @@ def make_arrays(work: Work, dtype: str) -> tuple[list[Array], list[Array]]:
     return [np.ones_like(g) for g in grads], grads
 
 
-def cpu() -> str:
-    """The CPU's name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def in_words(threads: int) -> str:
     """A number of threads with its noun."""
     return f"{threads} thread{'s' * (threads > 1)}"
@@ -75,89 +66,112 @@ def check_picture(path: str) -> None:
 
 def run(picture: str | None, dtype: str = "float32", as_json: bool = False) -> int:
     """Measure; print the figures, and draw them if a path for the picture is given."""
-    report = _measure(dtype)
-    if as_json:
-        print(json.dumps(report, indent=2))
-    else:
-        _print(report)
-    if picture:
-        _draw(report, picture)
-        if not as_json:
-            print(f"picture: {picture}")
+    report: dict[str, Any] = {
+        "config": fastadam.show_config(mode="dicts"),
+        "cpu": cpu_name(),
+        "dtype": dtype,
+        "results": [],
+        "missing": {},
+    }
+    try:
+        try:
+            _measure(report)
+        finally:  # after Ctrl-C, what there is
+            _show(report, as_json)
+        if picture:
+            _figure(report).savefig(picture, dpi=120)
+            if not as_json:
+                say(f"picture: {picture}")
+    except KeyboardInterrupt:
+        note(f"interrupted: {len(report['results'])} of {len(WORK)} cases were measured")
+        return 130  # as shells say it
     return 0
 
 
-def _measure(dtype: str) -> dict[str, Any]:
+def _measure(report: dict[str, Any]) -> None:
     """Medians of the times of fastadam, of its streams and of the rivals that are installed."""
-    config = fastadam.show_config(mode="dicts")
     makers: dict[str, rivals.Maker] = {"fastadam": rivals.ours}
-    if config["backend"] == "c":
+    if report["config"]["backend"] == "c":
         makers["streams only"] = rivals.streams
     makers |= {name: rivals.RIVALS[name] for name in SHOWN}
-    results: list[dict[str, Any]] = []
-    missing: dict[str, str] = {}
-    for i, work in enumerate(WORK):
-        _progress(i, len(WORK), f"{work}")
-        steps, missing = rivals.make_steps(makers, *make_arrays(work, dtype))
-        rivals.set_threads(config["threads"])
+    for i, work in enumerate(WORK, 1):
+        note(f"measuring {i} of {len(WORK)}: {work}")
+        steps, report["missing"] = rivals.make_steps(makers, *make_arrays(work, report["dtype"]))
+        rivals.set_threads(report["config"]["threads"])
         times = measure(steps, rounds=9 if work.elements < 10**7 else 5)
         seconds = {name: float(np.median(t)) for name, t in times.items()}
-        results.append({**work._asdict(), "seconds": seconds})
-    _progress(len(WORK), len(WORK), "")
-    return {"config": config, "cpu": cpu(), "dtype": dtype, "results": results, "missing": missing}
+        report["results"].append({**work._asdict(), "seconds": seconds})
 
 
-def _progress(done: int, of: int, what: str) -> None:
-    if sys.stderr.isatty():
-        end = "\r" if done < of else "\r" + " " * 60 + "\r"
-        bar = "#" * (30 * done // of)
-        print(f"[{bar:30}] {what:20}", end=end, file=sys.stderr, flush=True)
+def _show(report: dict[str, Any], as_json: bool) -> None:
+    if not as_json and report["results"]:
+        say("\n".join(_lines(report)))
+    elif len(report["results"]) == len(WORK):  # a program takes all or nothing
+        say(json.dumps(report, indent=2))
 
 
-def _print(report: dict[str, Any]) -> None:
+def _lines(report: dict[str, Any]) -> Iterator[str]:
     config = report["config"]
-    print(
+    yield (
         f"fastadam {config['version']}, {config['instruction_set'] or 'NumPy backend'}, "
         f"{in_words(config['threads'])}; {report['cpu']}; {report['dtype']}; "
         "microseconds per step, medians"
     )
     names = list(report["results"][0]["seconds"])
-    print(f"{'arrays x elements':>18}", *(f"{name:>16}" for name in names))
+    yield " ".join([f"{'arrays x elements':>18}", *(f"{name:>16}" for name in names)])
     for result in report["results"]:
         work = Work(result["arrays"], result["elements"])
         cells = [f"{result['seconds'][name] * 1e6:,.1f}" for name in names]
-        print(f"{work!s:>18}", *(f"{cell:>16}" for cell in cells))
+        yield " ".join([f"{work!s:>18}", *(f"{cell:>16}" for cell in cells)])
     if "streams only" in names:
-        print(
+        yield (
             "streams only: the memory that a step reads and writes, with next to no arithmetic. "
             "A step that\ntakes as long is as fast as memory lets it be; differences of some "
             "percent are chance."
         )
     for name, reason in report["missing"].items():
-        print(f"not measured: {name} ({reason})")
+        yield f"not measured: {name} ({reason})"
 
 
-def _draw(report: dict[str, Any], path: str) -> None:
+def _figure(report: dict[str, Any]) -> Any:
+    """A panel for each case: how many times as long as fastadam the others take."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     results = report["results"]
     names = list(results[0]["seconds"])
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    markers = iter("sD^vP")
-    for k, name in enumerate(names):
-        places = np.arange(len(results)) + (k - (len(names) - 1) / 2) * 0.1
-        heights = [r["seconds"][name] / (r["arrays"] * r["elements"]) * 1e9 for r in results]
-        style = {"fastadam": "ko", "streams only": "k_"}.get(name) or next(markers)
-        axes.plot(places, heights, style, linestyle="none", label=name)
-    axes.set_yscale("log")
-    axes.grid(axis="y", alpha=0.4)
-    works = [str(Work(r["arrays"], r["elements"])) for r in results]
-    axes.set_xticks(range(len(works)), works)
-    axes.set(
-        xlabel=f"arrays x elements, {report['dtype']}",
-        ylabel="nanoseconds per element",
-        title=f"An Adam step, {report['cpu']}, {in_words(report['config']['threads'])}",
+    figure = Figure(figsize=(2.2 * len(results) + 1.5, 0.4 * len(names) + 1.6))
+    figure.set_layout_engine("constrained")
+    ratios = [[r["seconds"][name] / r["seconds"]["fastadam"] for name in names] for r in results]
+    widest = max(map(max, ratios))
+    in_seconds = EngFormatter("s", places=1)
+    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    for axes, result, row in zip(panels, results, ratios, strict=True):
+        axes.axvline(1, color="black", linewidth=0.8, zorder=0)
+        for place, (name, times_as_long) in enumerate(zip(names, row, strict=True)):
+            color = "black" if name in ("fastadam", "streams only") else "tab:blue"
+            axes.plot(times_as_long, place, "o", color=color)
+            axes.annotate(
+                in_seconds(result["seconds"][name]),
+                (times_as_long, place),
+                (7, 0),
+                textcoords="offset points",
+                verticalalignment="center",
+                fontsize=9,
+                bbox={"color": "white", "pad": 0.5},
+                zorder=1,
+            )
+        axes.set_xscale("log")
+        # as wide again as the points, for the figures
+        axes.set_xlim(min(map(min, ratios)) / 2, widest * max(widest, 10))
+        axes.grid(axis="x", alpha=0.4)
+        axes.set_title(str(Work(result["arrays"], result["elements"])), fontsize=10)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    figure.suptitle(
+        f"A step of Adam on so many arrays x elements, {report['dtype']}; "
+        f"{report['cpu']}, {in_words(report['config']['threads'])}",
+        fontsize=11,
     )
-    axes.legend()
-    figure.savefig(path, dpi=120)
+    figure.supxlabel("times as long as fastadam takes, and beside each point the time", fontsize=10)
+    return figure
