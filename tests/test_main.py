@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -732,6 +733,32 @@ class TestCtrlC:
         out, err = capsys.readouterr()
         assert out == ""
         assert err.splitlines()[-1] == "interrupted: 0 of 2 cases were measured"
+
+    def test_is_not_lost_where_an_import_swallows_it(self, monkeypatch, unmeasured, capsys):
+        def swallowing(params, grads):
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            raise ImportError("it was interrupted")
+
+        before = signal.getsignal(signal.SIGINT)
+        monkeypatch.setitem(rivals.RIVALS, "absent", swallowing)
+        assert main(["bench"]) == 130
+        assert capsys.readouterr().err.endswith("interrupted: 0 of 2 cases were measured\n")
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_stays_ignored_where_it_was(self, monkeypatch, capsys):
+        def pressing(params, grads):
+            signal.raise_signal(signal.SIGINT)
+            raise ImportError("absent")
+
+        monkeypatch.setitem(rivals.RIVALS, "absent", pressing)
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            assert main(["bench"]) == 0
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert "2 x 100" in capsys.readouterr().out
 
     @once
     @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +77,8 @@ def run(picture: str | None, dtype: str = "float32", as_json: bool = False) -> i
     }
     try:
         try:
-            _measure(report)
+            with _ctrl_c() as stop_if_pressed:
+                _measure(report, stop_if_pressed)
         finally:  # after Ctrl-C, what there is
             _show(report, as_json)
         if picture:
@@ -88,7 +91,34 @@ def run(picture: str | None, dtype: str = "float32", as_json: bool = False) -> i
     return 0
 
 
-def _measure(report: dict[str, Any]) -> None:
+@contextmanager
+def _ctrl_c() -> Iterator[Callable[[], None]]:
+    """Give a function that stops if Ctrl-C was pressed.
+
+    Extensions that are being imported may swallow KeyboardInterrupt, such as NumPy's of
+    numpy.random.
+    """
+    pressed = []
+
+    def note_it(*_: object) -> None:
+        pressed.append(True)
+        raise KeyboardInterrupt
+
+    def stop_if_pressed() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # else it may be ignored, as in the background
+        signal.signal(signal.SIGINT, note_it)
+    try:
+        yield stop_if_pressed
+    finally:
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, before)
+
+
+def _measure(report: dict[str, Any], stop_if_pressed: Callable[[], None]) -> None:
     """Medians of the times of fastadam, of its streams and of the rivals that are installed."""
     makers: dict[str, rivals.Maker] = {"fastadam": rivals.ours}
     if report["config"]["backend"] == "c":
@@ -97,6 +127,7 @@ def _measure(report: dict[str, Any]) -> None:
     for i, work in enumerate(WORK, 1):
         note(f"measuring {i} of {len(WORK)}: {work}")
         steps, report["missing"] = rivals.make_steps(makers, *make_arrays(work, report["dtype"]))
+        stop_if_pressed()
         rivals.set_threads(report["config"]["threads"])
         times = measure(steps, rounds=9 if work.elements < 10**7 else 5)
         seconds = {name: float(np.median(t)) for name, t in times.items()}
