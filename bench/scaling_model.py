@@ -76,10 +76,11 @@ def cost(machine, way, ranks, numbers, bucket_bytes=DEFAULT_BUCKET):
         U = s p/4 + 2 c p + handling
 
         ZeRO-1           2S + call + B (R + U + G) - overlap (B-1) min(R + G, U)
-        ZeRO-1, clipped  3S + call + B (R + U + G) - overlap (B-1) min(G, U) + reading the share
+        ZeRO-1, clipped  3S + call + B (R + U + G) - overlap (B-1) min(G, U) + norm
         all-reduce       B A + s P
         spread           S + call + s P/N
 
+    The norm wants the gradients of the share, 4P/N bytes, written to memory and read once more.
     Where a machine has fewer cores than threads, all but memory takes as many times longer.
     """
     crowd = max(1.0, machine.ranks * machine.threads / machine.cores)
@@ -117,8 +118,8 @@ def cost(machine, way, ranks, numbers, bucket_bytes=DEFAULT_BUCKET):
     hidden = machine.overlap * (buckets - 1) * min(beside, update)
     communication = (3 if way == CLIPPED else 2) * small + buckets * (reduce + gather)
     share = part * buckets
-    again = share if way == CLIPPED else 0  # gradients, kept and read once more for the norm
-    step = call + buckets * update + again / bandwidth
-    moved = MOVED / NUMBER * share + again
+    again = share if way == CLIPPED else 0  # gradients, written to memory and read for the norm
+    step = call + buckets * update + 2 * again / bandwidth
+    moved = MOVED / NUMBER * share + 2 * again
     memory += STATE / NUMBER * share + 4 * size + again
     return Cost(communication, step, hidden, sent, moved, memory)
