@@ -11,7 +11,8 @@ from fastadam._numpy import NORM_BLOCK
 NUMBER = 4  # bytes of a float32
 MOVED = 7 * NUMBER  # bytes that Adam reads and writes for a number
 STATE = 2 * NUMBER  # bytes that it keeps
-DEFAULT_BUCKET = 1 << 22
+FEW_BUCKET = 1 << 22  # bytes of a bucket up to 16 ranks
+PER_RANK = 1 << 18  # and of a larger one for each rank
 ZERO, CLIPPED, PLAIN, SPREAD = "ZeRO-1", "ZeRO-1, clipped", "all-reduce", "spread"
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -57,7 +58,7 @@ class Cost(NamedTuple):
         return self.communication + self.arithmetic - self.hidden
 
 
-def cost(machine, way, ranks, numbers, bucket_bytes=DEFAULT_BUCKET):
+def cost(machine, way, ranks, numbers, bucket_bytes=FEW_BUCKET):
     """What a step costs each of N ranks, of P float32 that Adam steps.
 
     There are B buckets of b = 4P / B bytes, and f = (N-1) / N of a bucket belongs to others. With

@@ -11,7 +11,7 @@ from mpi4py import MPI
 from scaling_model import (
     CACHED,
     CLIPPED,
-    DEFAULT_BUCKET,
+    FEW_BUCKET,
     LARGEST,
     MIB,
     NUMBER,
@@ -114,7 +114,7 @@ def main():
         measure({f"reduce {size}": reduce, f"gather {size}": gather})
     gather, step = collectives(16 * MIB)[1], adam(4 * MIB)
     measure({"gather": waiting(gather), "beside it": step, "both": waiting(gather, step)})
-    measure({"least": zero(1, DEFAULT_BUCKET)})
+    measure({"least": zero(1, FEW_BUCKET)})
     measure({f"in {n}": zero(MIB, 4 * MIB // n) for n in (1, 64)})
     for numbers in SIZES:
         measure({f"{way} {size} {numbers}": of_way(way, size, numbers) for way, size in WAYS})

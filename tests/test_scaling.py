@@ -72,7 +72,7 @@ def test_time_of_bytes(model, machine):
 
 def test_overlap_hides_the_shorter(model, machine):
     overlapping = replace(machine, overlap=1.0)
-    buckets = N * 4 // model.DEFAULT_BUCKET
+    buckets = N * 4 // model.FEW_BUCKET
     hidden = model.cost(overlapping, model.ZERO, 4, N).hidden
     assert hidden == pytest.approx(0.25e-9 * N * (buckets - 1) / buckets)
     # With clipping an allgather alone is beside the step, and is the longer one still.

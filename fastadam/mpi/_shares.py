@@ -23,6 +23,8 @@ from fastadam.mpi._norm import fold, must_skip, norm_of_all
 from fastadam.mpi._ranks import Ranks
 from fastadam.mpi._together import Together
 
+MIB = 1 << 20
+
 
 class Shares(Together):
     """What an optimizer steps; it stands in the place of a backend's Batch.
@@ -44,8 +46,9 @@ class Shares(Together):
         Whether gradients are averaged over the ranks, and not summed.
     deterministic : bool
         Whether they are added up in the order of the ranks.
-    bucket_bytes : int
-        How much is sent at a time, about.
+    bucket_bytes : int or None
+        How much is sent at a time, about. With None it grows with the ranks, as each of them adds
+        a message (docs/scaling.md).
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Shares(Together):
         ema_decay: float | None,
         average: bool,
         deterministic: bool,
-        bucket_bytes: int,
+        bucket_bytes: int | None,
     ) -> None:
         self.ranks, self.backend, self.arrays, self.lock = ranks, backend, arrays, lock
         self.clip, self.ema_decay = clip, ema_decay
@@ -77,7 +80,8 @@ class Shares(Together):
         for dtype in dict.fromkeys(kinds):
             own = [i for i, kind in enumerate(kinds) if kind == dtype]
             sizes = [flat(arrays.slots[i].param).size for i in own]
-            most = bucket_bytes // dtype[0].itemsize
+            n_bytes = max(4 * MIB, ranks.size * MIB // 4) if bucket_bytes is None else bucket_bytes
+            most = n_bytes // dtype[0].itemsize
             cuts = cut(own, sizes, ranks.size, most)
             self.buckets += [Bucket(self, part, make_state) for part in cuts]
         empty = [i for i, whole in enumerate(arrays.slots) if whole.param.size == 0]
@@ -130,9 +134,9 @@ class Shares(Together):
         ]
         rooms, norm = self._rooms, None
 
-        def begin(k: int, to: Array | None = None) -> None:
+        def begin(k: int) -> None:
             bucket = buckets[k]
-            room = rooms[k % 2].view(bucket.real)
+            room, to = rooms[k % 2].view(bucket.real), bucket.kept
             if to is None:
                 to = rooms[2 + k % 2].view(bucket.real)[: bucket.counts[self.ranks.rank]]
             bucket.reduce(plain, room, to, self.deterministic)
@@ -143,10 +147,10 @@ class Shares(Together):
             bucket.gather(rooms[k % 2])
 
         if self.clip.measures:
-            for k, bucket in enumerate(buckets):
+            for k in range(len(buckets)):
                 if k >= 2:
                     buckets[k - 2].end_reduce(self.average)
-                begin(k, np.empty(bucket.counts[self.ranks.rank], bucket.real))
+                begin(k)
             for bucket in buckets[max(len(buckets) - 2, 0) :]:
                 bucket.end_reduce(self.average)
             reduced = [bucket.reduced for bucket in buckets]

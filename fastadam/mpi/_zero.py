@@ -51,8 +51,8 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
         Add the gradients up in the order of the ranks. Else MPI decides about the order, which may
         change with the number of ranks and where they run, and with it the last bits of the sum.
     bucket_bytes : int, optional
-        How many bytes of gradients are sent at a time, about. At least 16,384 for each rank
-        are.
+        How many bytes of gradients are sent at a time, about; at least 16,384 for each rank. If
+        left out, 4 MiB, or for more than 16 ranks 256 KiB for each.
     **options
         Those of `optimizer_class`.
 
@@ -76,7 +76,7 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
     are to be called by all ranks. `AdamWScheduleFree` has these alone, and no `eval`.
 
     Besides its share of the state, a rank has four buckets of memory, and with `max_grad_norm` or
-    `skip_nonfinite` its share of the gradients during a step.
+    `skip_nonfinite` its share of the gradients.
 
     References
     ----------
@@ -107,7 +107,7 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
         *,
         average: bool = True,
         deterministic: bool = False,
-        bucket_bytes: int = 1 << 22,
+        bucket_bytes: int | None = None,
         **options: Any,
     ) -> None:
         exchange = {
