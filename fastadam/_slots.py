@@ -186,8 +186,8 @@ def state_like(
 ) -> Array:
     """A plain array's state of that number, in the order of its memory.
 
-    Its dtype is that of the values, or `dtype` for a number. NumPy asks for huge pages for what is
-    filled, but not for calloc's zeros.
+    Its dtype is that of the values, or `dtype` for a number. Older versions of NumPy (2.0) ask for
+    huge pages for what is filled, but not for calloc's zeros.
     """
     if isinstance(values, np.ndarray) and dtype is None:
         dtype = values.dtype

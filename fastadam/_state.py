@@ -105,6 +105,7 @@ def read_state(
     groups: Sequence[Group],
     fixed: Group,
     adopts: Adopts | None = None,
+    params: Sequence[Array] | None = None,
 ) -> Loaded:
     """Check a state dict against an optimizer's arrays and copy it.
 
@@ -121,8 +122,12 @@ def read_state(
     adopts : callable, optional
         Says whether an array of it may be taken over instead of copied: of the array, the plain
         parameter, and the number that the array has among those that go with it.
+    params : sequence of ndarray, optional
+        What the parameters will be, if not what they are.
     """
     rule, slots = arrays.rule, arrays.slots
+    if params is None:
+        params = [slot.user for slot in slots]
     check_layout(state_dict)
     state_dict = from_others(rule, state_dict)
     saved_groups, saved = state_dict["param_groups"], state_dict["state"]
@@ -143,10 +148,10 @@ def read_state(
         changes.append({**taken, **fixed, **checked})
     new_slots: list[Slot] = []
     counts = Counts([], [])
-    for key, slot in zip(keys, slots, strict=True):
+    for key, slot, first in zip(keys, slots, params, strict=True):
         label = f"state dict: state[{key!r}]"
         entry = saved.get(key, {})
-        new_slots.append(_read_slot(rule, label, entry, slot, merged[slot.group], adopts))
+        new_slots.append(_read_slot(rule, label, entry, slot, merged[slot.group], adopts, first))
         counts.steps.append(_read_count(rule, label, entry))
         counts.numbers.append(
             tuple(
@@ -230,8 +235,12 @@ def _read_slot(
     slot: Slot,
     group: Group,
     adopts: Adopts | None,
+    first: Array,
 ) -> Slot:
-    """The slot with the state of an entry, or as before the first step if that is empty."""
+    """The slot with the state of an entry, or as before the first step if that is empty.
+
+    What goes on from the parameter and is not in the entry begins with `first`.
+    """
     param = slot.param
     dtype = stored_as(param, slot.state_dtype)
     dtypes = rule.stored_as(dtype, computed_in(param))
@@ -280,7 +289,7 @@ def _read_slot(
         values = check_form(f"{label}[{AVERAGE!r}]", entry[AVERAGE], param, computed_in(param))
         average = placed(values, len(state), values.dtype)
     elif slot.average is not None:
-        average = state_like(param, len(state), numbers_of(slot.user), computed_in(param))
+        average = state_like(param, len(state), numbers_of(first), computed_in(param))
     rest = slot.rest
     if rest is not None:
         saved = entry.get(rest_name(param))
@@ -288,7 +297,7 @@ def _read_slot(
             saved = _check_rest(f"{label}[{rest_name(param)!r}]", saved, param, rest.dtype)
             rest = placed(saved, len(state) + 1, rest.dtype)
         else:
-            rest = rest_of(slot)
+            rest = rest_of(slot._replace(user=first))
     return slot._replace(state=tuple(state), average=average, rest=rest)
 
 

@@ -515,14 +515,15 @@ class Optimizer:
         state_dict: Mapping[str, Any],
         adopts: Adopts | None = None,
         changes: Sequence[Callable[[], object]] = (),
+        params: Sequence[Array] | None = None,
     ) -> tuple[Any, list[Callable[[], object]]]:
         """What `load_state_dict` will put in place, for who holds the lock: see `_replace`.
 
         `adopts` says which arrays of the dict are taken over and not copied. `changes` are calls
-        of C that belong to it.
+        of C that belong to it, and `params` what they make of the parameters.
         """
         old = self._held_batch().arrays
-        loaded = read_state(old, state_dict, self.param_groups, self._fixed, adopts)
+        loaded = read_state(old, state_dict, self.param_groups, self._fixed, adopts, params)
         arrays = _groups.arranged(
             self._rule, old.specs, old.nests, loaded.slots, self._ema_decay, old.grouped
         )
@@ -667,9 +668,10 @@ class Optimizer:
         changes = loaded.changes
         if params and loaded.params is None:
             raise ValueError("it has no parameters; save(path, params=True) writes them")
-        if params is not False and loaded.params is not None:
-            changes += _groups.param_changes(arrays, loaded.params)
-        return self._loaded(loaded.state_dict, lies_as_state, changes)
+        values = None if params is False else loaded.params
+        if values is not None:
+            changes += _groups.param_changes(arrays, values)
+        return self._loaded(loaded.state_dict, lies_as_state, changes, values)
 
     def _unpacked(
         self, header: dict[str, Any], found: dict[str, Array], generators: list[Any] | None

@@ -51,6 +51,10 @@ def arrays_of(groups):
     return [*groups[0]["params"].values(), *groups[1]["params"]]
 
 
+def leaves(group):
+    return group.values() if isinstance(group, dict) else group
+
+
 def grads_of(groups, step, of_rank):
     rng = np.random.default_rng(1000 * step + of_rank)
     found = [rng.standard_normal(p.shape).astype(p.dtype) for p in arrays_of(groups)]
@@ -403,6 +407,11 @@ def refused_files(path):
         check(lambda: spread.load(mine), RuntimeError, "the ranks do not do the same")
     spread.load(path)
     assert spread.finished_steps == 0
+    averaged, _, copies, _ = pair("Adam", ema_decay=0.5)
+    for param in arrays_of(copies):
+        param[...] = 0
+    averaged.load(path)
+    assert same([p for group in averaged.averaged_params() for p in leaves(group)], arrays_of(ours))
 
 
 def own_part(rows, width):

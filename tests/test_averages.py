@@ -89,3 +89,16 @@ def test_a_block_that_is_entered_twice():
             opt.step(np.ones(2))
     assert p.tolist() == [1.0, 1.0]
     opt.step(np.ones(2))
+
+
+@pytest.mark.parametrize("params", [None, True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_an_average_that_a_checkpoint_lacks_begins_with_its_parameters(tmp_path, dtype, params):
+    saved, p = np.full(2, 100, dtype), np.zeros(2, dtype)
+    opt = fastadam.Adam(saved, lr=0.5)
+    opt.step(np.ones(2, dtype))
+    opt.save(tmp_path / "x.ckpt", params=True)
+    again = fastadam.Adam(p, ema_decay=0.5)
+    again.load(tmp_path / "x.ckpt", params=params)
+    assert p.tolist() == (saved if params is not False else np.zeros(2)).tolist()
+    assert again.averaged_params().tolist() == p.tolist()

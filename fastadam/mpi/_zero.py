@@ -253,6 +253,7 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
         state_dict: Mapping[str, Any],
         adopts: Adopts | None = None,
         changes: Sequence[Callable[[], object]] = (),
+        params: Sequence[Array] | None = None,
     ) -> tuple[Any, list[Callable[[], object]]]:
         # The slots have no state, but what reads a state dict asks them what there is to be.
         arrays = self._held_batch().arrays
@@ -267,11 +268,12 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
         def is_source(array: Array, param: Array, number: int) -> bool:
             return goes_along(array, param)  # wherever it lies, shares are copied from it
 
-        loaded = read_state(whole, state_dict, self.param_groups, self._fixed, is_source)
+        groups, fixed = self.param_groups, self._fixed
+        loaded = read_state(whole, state_dict, groups, fixed, is_source, params)
         new = self._arranged(loaded.slots)
         batch = self._new_batch(new, loaded.counts, loaded.groups)
-        groups = zip(self.param_groups, loaded.groups, strict=True)
-        updates = [partial(dict.update, group, new) for group, new in groups]
+        pairs = zip(groups, loaded.groups, strict=True)
+        updates = [partial(dict.update, group, new) for group, new in pairs]
         return batch, [*changes, *updates]
 
     def _stand_ins(self) -> list[Slot] | None:
