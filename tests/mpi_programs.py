@@ -464,6 +464,9 @@ def parts(name, state_dtype):
     train_parts(spread, alone, here, 12, seed=2)
     assert spread.skipped_steps == 1
     own = spread.params
+    if BY_NAME[name].averages_itself:
+        averages = spread.averaged_params()["x"], alone.averaged_params()["x"]
+        assert averages[0].tobytes() == averages[1][here].tobytes()
     refused = partial(check_refused, [own["x"]])
     last = size - 1
     bad = {k: np.ones_like(p) for k, p in own.items()}

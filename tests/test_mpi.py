@@ -117,6 +117,7 @@ def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new(backend, tmp_path):
         (2, "Adam", "None"),
         (3, "NAdam", "None"),
         (3, "AdEMAMix", "bfloat16"),
+        (3, "AdamWScheduleFree", "None"),
         (2, "Adam", "int8"),
         (4, "Lion", "int8"),
     ],

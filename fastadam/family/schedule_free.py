@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -211,12 +211,17 @@ class AdamWScheduleFree(Optimizer):
         return bool(self._batch.steps[i])
 
     def _averages(self, arrays: Arrays) -> list[Array]:
-        hypers = arrays.check_groups(self.param_groups)
-        averages = []
-        for i, slot in enumerate(arrays.slots):
-            has_moved = self.param_groups[slot.group]["train_mode"] and self._has_z(i)
-            averages.append(average_of(slot, hypers[slot.group].beta1 if has_moved else None))
-        return averages
+        return averages_of(arrays, self.param_groups, self._batch.steps)
+
+
+def averages_of(arrays: Arrays, groups: Sequence[Group], steps: Sequence[int]) -> list[Array]:
+    """Where the model is evaluated, of arrays that made so many steps under these groups."""
+    hypers = arrays.check_groups(groups)
+    averages = []
+    for slot, n in zip(arrays.slots, steps, strict=True):
+        has_moved = groups[slot.group]["train_mode"] and n
+        averages.append(average_of(slot, hypers[slot.group].beta1 if has_moved else None))
+    return averages
 
 
 def average_of(slot: Slot, beta1: float | None) -> Array:

@@ -55,7 +55,10 @@ class MpiOptimizer(Optimizer):
             for group in self.param_groups
         ]
         arrays = [
-            (slot.key, slot.group, name_of(slot.user.dtype), self._form(slot))
+            (
+                "params" + slot.suffix,
+                (slot.key, slot.group, name_of(slot.user.dtype), self._form(slot)),
+            )
             for slot in self._batch.arrays.slots
         ]
         return [groups, arrays]

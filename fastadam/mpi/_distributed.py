@@ -11,9 +11,11 @@ from fastadam._checkpoint import PARAM, Unpacked
 from fastadam._codecs import BLOCK as CODE_BLOCK
 from fastadam._codecs import INT8
 from fastadam._hyper import Clip, Group
+from fastadam._rules import SCHEDULE_FREE
 from fastadam._slots import Slot, streams_of
 from fastadam._state import stream_names
 from fastadam._types import Array, ArrayTree, ParamGroups
+from fastadam.family.schedule_free import averages_of
 from fastadam.mpi import _saving
 from fastadam.mpi._base import MpiOptimizer
 from fastadam.mpi._local import Local
@@ -60,6 +62,8 @@ class DistributedOptimizer(MpiOptimizer):
     is asked for, and at least 4,096. The norm is the sum of the ranks' sums in their order, so its
     last bits depend on where arrays are cut; they are those of one process for a single array whose
     parts, but for the last, have a multiple of 4,096 numbers.
+
+    `AdamWScheduleFree` has `averaged_params` and `use_averaged_params` here, and no `eval`.
 
     `state_dict` is of this rank's parts. `save` writes the whole arrays, as parts that are joined
     along their first axis, or as vectors if they do not fit so; `load` takes from such a file
@@ -176,6 +180,11 @@ class DistributedOptimizer(MpiOptimizer):
             state_dict={**unpacked.state_dict, "state": state},
             params=params if unpacked.params is not None else None,
         )
+
+    def _averages(self, arrays: Arrays) -> list[Array]:
+        if self._rule is SCHEDULE_FREE:
+            return averages_of(arrays, self.param_groups, self._batch.steps)
+        return super()._averages(arrays)
 
     def _new_batch(self, arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> Local:
         unmeasured = Clip(self._clip.max_grad_norm, False, False)

@@ -67,7 +67,7 @@ class Ranks:
         return [bool(mark) for mark in found]
 
     def _raise(self, call: str, error: Exception | None, settings: Any) -> NoReturn:
-        found = self.comm.allgather((call, repr(settings), _described(error)))
+        found = self.comm.allgather((call, _in_reprs(settings), _described(error)))
         for place, (_, _, described) in enumerate(found):
             if described is not None:
                 name, text = described
@@ -77,11 +77,31 @@ class Ranks:
         if first[0] != other[0]:
             message = f"rank 0 calls {first[0]}, and rank {different} calls {other[0]}"
         else:
+            ours, theirs = _first_difference(first[1], other[1])
             message = (
-                f"{call} with {first[1]} on rank 0, and with {other[1]} on rank {different}; "
-                "it must be the same"
+                f"{call} with {ours} on rank 0, and with {theirs} on rank {different}; it must be "
+                "the same"
             )
         raise RuntimeError(f"the ranks do not do the same: {message}")
+
+
+def _in_reprs(settings: Any) -> Any:
+    """Settings that any rank can compare: lists of the `repr` of what is in them.
+
+    A name and what goes with it stay together.
+    """
+    if isinstance(settings, list | tuple):
+        is_named = len(settings) == 2 and isinstance(settings[0], str)
+        return repr(settings) if is_named else list(map(_in_reprs, settings))
+    return repr(settings)
+
+
+def _first_difference(ours: Any, theirs: Any) -> tuple[Any, Any]:
+    """The first parts of two settings that are not the same."""
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = zip(ours, theirs, strict=True)
+        return next(_first_difference(*pair) for pair in pairs if pair[0] != pair[1])
+    return ours, theirs
 
 
 def _described(error: Exception | None) -> tuple[str, str] | None:
