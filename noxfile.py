@@ -141,6 +141,38 @@ def examples(session):
     session.run("python", "examples/scipy_minimize.py", "--plot", f"{folder}/scipy.png")
 
 
+def site(session, builder, *options):
+    """Build docs/ anew, with what is installed only to read its docstrings: without kernels."""
+    session.install(TORCH, ".[docs]", env={"CC": "/bin/false"})
+    for folder in (f"docs/_build/{builder}", "docs/reference/generated"):
+        shutil.rmtree(folder, ignore_errors=True)
+    session.run(
+        *["sphinx-build", "-q", "-n", "-b", builder, *options],
+        *["-d", f"docs/_build/doctrees/{builder}", "docs", f"docs/_build/{builder}"],
+        env={"FASTADAM_BACKEND": "numpy"},
+    )
+
+
+@nox.session(tags=["ci", "second_core"])
+def docs(session):
+    """The site, in docs/_build/html: no warning, no dead link in it, every public name."""
+    site(session, "html", "-W", "--keep-going")
+
+
+@nox.session
+def linkcheck(session):
+    """The site's links to elsewhere lead somewhere."""
+    site(session, "linkcheck")
+
+
+@nox.session
+def look(session):
+    """Every page of the site in a browser: docs/look.py; posargs: which, and --shots FOLDER."""
+    apt(session, "chromium")
+    session.install("axe-playwright-python>=0.1.8", "playwright>=1.65")
+    session.run("python", "docs/look.py", *session.posargs)
+
+
 @nox.session(tags=["ci"])
 def wheel(session):
     """The sdist's wheel, repaired and checked; tests of it without a compiler; posargs: others."""

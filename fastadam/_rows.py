@@ -39,7 +39,7 @@ class RowGrad:
         Indices along the parameter's first axis, of any integer dtype and in any
         order; negative ones are not counted from the end, but refused. The values of a row
         that is named several times are added, in order.
-    values : ndarray, shape (n, *param.shape[1:])
+    values : ndarray, shape ``(n, *param.shape[1:])``
         The gradients of those rows, of the parameter's dtype. As in `Adam.step`, float32,
         float16 and bfloat16 may be mixed.
 
@@ -53,8 +53,8 @@ class RowGrad:
         state does not have whole blocks for each row (see `Adam`). (The weight decay of `AdamW`
         is 0.01 unless you set it: put the table into a param group with ``weight_decay=0``.)
 
-    See Also
-    --------
+    Notes
+    -----
     A ``scipy.sparse`` array or matrix of the parameter's shape may stand in place of a gradient,
     too, of a vector (``coo_array`` of shape ``(n,)``) as of a matrix. It is as lazy, element by
     element: those that it does not store, and their state, stay as they are.

@@ -68,7 +68,7 @@ class Optimizer:
             Gradients, of the parameters' shapes and dtypes; where a parameter is float32,
             float16 or bfloat16, its gradient may be any of these. With param groups a
             list with one entry for each group. None in place of a gradient
-            skips that array and its step count; a `RowGrad` or a `scipy.sparse` array
+            skips that array and its step count; a `RowGrad` or a ``scipy.sparse`` array
             of the parameter's shape steps a part of it. Gradients are only read and may
             be in any memory layout. If left out, the step goes against the mean of the
             gradients that `accumulate` got.
@@ -108,7 +108,7 @@ class Optimizer:
         Parameters
         ----------
         grads : ndarray, or nesting of ndarray as the parameters'
-            As in `step`, but `scipy.sparse` arrays are refused; they are copied. An array
+            As in `step`, but ``scipy.sparse`` arrays are refused; they are copied. An array
             that got None every time is skipped, otherwise None counts as zero.
 
         Raises

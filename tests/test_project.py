@@ -79,3 +79,24 @@ def test_sessions_are_described():
     sessions = re.findall(r"^@nox\.session.*\n(?:@.*\n)*def (\w+)\(", code, re.M)
     default = re.findall(r'"(\w+)"', re.search(r"options\.sessions = \[(.*)\]", code)[1])
     assert described == {name: name in default for name in sessions}
+
+
+def anchors(path):
+    """Those that GitHub gives a page's headings."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+    heads = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize(
+    "page", [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], ids=lambda path: path.name
+)
+def test_links(page):
+    """Those to files and headings lead somewhere on GitHub; Sphinx looks only at the site."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^()\s]+)", text):
+        if not re.match(r"\w+:", link):
+            path, _, anchor = link.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), link
+            assert not anchor or anchor in anchors(file), link
