@@ -25,13 +25,16 @@ def relative_to_page(text, folder, page_folder):
     """Links in Markdown that lies in one folder, as they must be in another."""
 
     def changed(found):
+        if not found[1]:
+            return found[0]
         path = (folder / found[1]).resolve()
         if not path.exists():
             return found[0]
         page = path.is_relative_to(ROOT) and PAGES.get(path.relative_to(ROOT).as_posix())
         return "](" + Path(os.path.relpath(DOCS / page if page else path, page_folder)).as_posix()
 
-    return re.sub(r"\]\(([^()\s#]+)", changed, text)
+    # Code comes first, so that no link is found in it.
+    return re.sub(r"(?s:```.*?```)|`[^`\n]*`|\]\(([^()\s#]+)", changed, text)
 
 
 def change_page(app, docname, source):
