@@ -86,7 +86,12 @@ def main():
     parser.add_argument("patterns", nargs="*", default=["*"])
     options = parser.parse_args()
     pages = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
-    pages = [page for page in pages if any(fnmatch(page, one) for one in options.patterns)]
+    pages = [
+        page
+        for page in pages
+        if any(fnmatch(page, pattern) for pattern in options.patterns)
+        and not page.startswith("_static")  # a template of the theme
+    ]
     if not pages:
         sys.exit(f"no page in {SITE} fits")
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE))
