@@ -40,6 +40,7 @@ html_static_path = ["_static"]
 html_favicon = "_static/icon.svg"
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
+html_sidebars = {"*": []}  # only folders have pages to list there
 html_copy_source = False
 html_show_sphinx = False
 html_context = {"default_mode": "auto"}
