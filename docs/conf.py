@@ -55,7 +55,7 @@ html_theme_options = {
 }
 
 #: Pages that have their place in the navigation and are still to be written.
-PLANNED = ["quickstart", "tutorials/index", "guide/index", "weaknesses"]
+PLANNED = ["quickstart", "tutorials/index", "guide/index", "when-not"]
 PLANNED += ["migration", "kernel", "scaling", "comparison"]
 
 
