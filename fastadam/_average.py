@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from contextlib import ContextDecorator
+from contextlib import AbstractContextManager, ContextDecorator
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,8 @@ class Averaged(io.IOBase, ContextDecorator):
     ----------
     lock : Lock
         The optimizer's.
+    hold : callable
+        Gives what to take with ``with``, or an error if nobody may have the lock now.
     arrays : callable
         Gives the optimizer's arrays, or an error if it cannot be used; the lock is held.
     averages : callable
@@ -59,16 +61,17 @@ class Averaged(io.IOBase, ContextDecorator):
     def __init__(
         self,
         lock: Any,
+        hold: Callable[[], AbstractContextManager[Any]],
         arrays: Callable[[], Arrays],
         averages: Callable[[Arrays], list[Array]],
     ) -> None:
-        self._lock, self._arrays, self._averages = lock, arrays, averages
+        self._lock, self._hold, self._arrays, self._averages = lock, hold, arrays, averages
         self.close = at_once(())  # type: ignore[method-assign]
 
     def __enter__(self) -> None:  # type: ignore[override]
         before = self.close
         try:
-            with self._lock.hold():
+            with self._hold():
                 self._begin(self._arrays())
         except BaseException:
             if self.close is not before:  # or it is the end of a block that is still open
@@ -95,7 +98,7 @@ class Averaged(io.IOBase, ContextDecorator):
 
     def _recreate_cm(self) -> Averaged:
         """For each call of a function that this decorates, another one."""
-        return Averaged(self._lock, self._arrays, self._averages)
+        return Averaged(self._lock, self._hold, self._arrays, self._averages)
 
 
 def _copies(targets: list[Array], sources: list[Array]) -> list[Callable[[], object]]:

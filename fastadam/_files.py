@@ -253,8 +253,8 @@ def mapped(path: Path) -> Mapped:
         with open(path, "rb") as file:
             header, specs, total = _read_head(file)
             begin = file.tell()
-            # Pages that are written to, which nobody does, would be copies.
-            memory = np.memmap(file, np.uint8, "c").view(np.ndarray)
+            # Read-only, so that nobody takes a view of the file over as state.
+            memory = np.memmap(file, np.uint8, "r").view(np.ndarray)
         body, table = memory[begin : begin + total], memory[begin + total :].tobytes()
         arrays, offset = {}, 0
         for name, (shape, dtype) in specs.items():
@@ -277,6 +277,11 @@ def share(n_bytes: int, part: int, n_parts: int) -> tuple[int, int]:
 def sums(body: Array, first: int, stop: int) -> bytes:
     """The checksums of some blocks of BLOCK bytes of a file's arrays, as the file has them."""
     return _stream(lambda piece: None, [body[first * BLOCK : stop * BLOCK]])
+
+
+def sums_of(array: Array) -> bytes:
+    """The checksums of an array's own blocks."""
+    return _stream(lambda piece: None, [little(array)])
 
 
 def _read_head(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Spec], int]:

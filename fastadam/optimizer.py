@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from fastadam import _backend, _checkpoint, _files, _generators, _groups, _hyper, _tree
 from fastadam._accumulate import ACCUMULATED, Sums
@@ -151,10 +151,10 @@ class Optimizer:
         return self._batch
 
     def _step_mean(self, loss_scale: float) -> None:
-        with self._lock.hold():
+        with self._hold("step"):
             batch = self._held_batch()
             if batch.sums is None:
-                raise ValueError(NOTHING_KEPT)
+                self._refuse_step(ValueError(NOTHING_KEPT))
             means = quietly(batch.sums.means, len(batch.arrays.slots))
             grads = _tree.build(batch.arrays.spec, means)
             before = batch.finished + batch.skipped
@@ -163,6 +163,9 @@ class Optimizer:
             finally:  # also where Ctrl-C came during the step, which was done all the same
                 if batch.finished + batch.skipped != before:
                     batch.sums = None  # no call, at whose end a signal could come
+
+    def _refuse_step(self, error: Exception) -> NoReturn:
+        raise error
 
     def averaged_params(self) -> Any:
         """The moving average of the parameters, with `ema_decay`; `AdamWScheduleFree` has its own.
@@ -196,7 +199,7 @@ class Optimizer:
         >>> w, opt.averaged_params()
         (array([1.]), array([0.5]))
         """
-        with self._lock.hold():
+        with self._hold("averaged_params"):
             arrays = self._held_batch().arrays
             return copies_of_averages(arrays, self._averages(arrays))
 
@@ -227,11 +230,25 @@ class Optimizer:
         >>> w
         array([1.])
         """
-        return Averaged(self._lock, lambda: self._held_batch().arrays, self._averages)
+        return Averaged(
+            self._lock,
+            partial(self._hold, "use_averaged_params"),
+            lambda: self._held_batch().arrays,
+            self._averages_to_use,
+        )
 
     def _averages(self, arrays: Arrays) -> list[Array]:
         """The averages of the parameters, for who holds the lock."""
         return moving_averages(arrays)
+
+    def _averages_to_use(self, arrays: Arrays) -> list[Array]:
+        """The same for who will put them in the place of the parameters."""
+        return self._averages(arrays)
+
+    def _hold(self, call: str) -> AbstractContextManager[Any]:
+        """What to take with ``with`` in this call, or an error if nobody may have the lock now."""
+        held: AbstractContextManager[Any] = self._lock.hold()
+        return held
 
     @property
     def grad_norm(self) -> float | None:

@@ -94,7 +94,7 @@ def same(left, right):
 
 
 def check_refused(arrays, call, kind, *words):
-    """A call raises an error with these words, and leaves the arrays as they are."""
+    """A call raises an error with these words, and leaves the arrays as they are; its message."""
     before = [p.copy() for p in arrays]
     try:
         call()
@@ -102,8 +102,10 @@ def check_refused(arrays, call, kind, *words):
         message = str(error)
     else:
         message = ""
+    assert message
     assert [word for word in words if word not in message] == [], message
     assert same(before, arrays)
+    return message
 
 
 def check_file(path, alone):
@@ -183,6 +185,21 @@ def steps(count, clipping):
     both = pair("AdamW", weight_decay=0.25, **clip)
     train(*both, int(count))
     assert both[0].skipped_steps == bool(clip)
+
+
+def dtypes():
+    """Arrays of several dtypes, the largest of which is no multiple of the others' size."""
+    both = [
+        [np.ones(5001, np.float32), np.ones(3), np.ones(9, np.float16), np.ones((), np.complex64)]
+        for _ in range(2)
+    ]
+    spread = ZeroRedundancyOptimizer(both[0], fastadam.Adam, deterministic=True)
+    alone = fastadam.Adam(both[1])
+    for step in range(3):
+        grads = [np.full_like(p, step - 0.5) for p in both[0]]
+        spread.step(grads)
+        alone.step(grads)
+        assert same(*both)
 
 
 def memory():
@@ -330,8 +347,8 @@ def errors():
     spread.step()
     alone.step(mean([grads_of(ours, 2, r) for r in range(size)]))
     assert same(arrays_of(ours), arrays_of(theirs))
-    refused(lambda: spread.load("/nowhere/x.ckpt"), OSError, "rank 0: ")
-    refused(lambda: spread.save("/nowhere/x.ckpt"), OSError, "rank 0: ")
+    refused(lambda: spread.load("/nowhere/x.ckpt"), FileNotFoundError, "rank 0: ")
+    refused(lambda: spread.save("/nowhere/x.ckpt"), FileNotFoundError, "rank 0: ")
     state = spread.state_dict()
     if rank == last:
         del state["state"]["W"]["exp_avg"]
@@ -348,6 +365,84 @@ def errors():
         refused(lambda: ZeroRedundancyOptimizer(wrong, fastadam.Adam), RuntimeError, "(4,)", "(3,)")
         ours[0]["params"]["b"][3] += rank
         refused(spread.check_synced, RuntimeError, "params[0]['b']", "rank")
+
+
+def misuse(path):
+    """What one rank does otherwise than the others is an error of all, whatever they call."""
+    last, is_last = size - 1, rank == size - 1
+    params = {"w": np.ones(9, np.float32), "b": np.ones(3, np.float32)}
+
+    def refused(call, kind, *words):
+        return check_refused([params["b"]], call, kind, *words)
+
+    def make(cls=ZeroRedundancyOptimizer, of=fastadam.Adam, **options):
+        return cls(params, of, **{"ema_decay": 0.5, **options})
+
+    def use(opt):
+        with opt.use_averaged_params():
+            pass
+
+    opt, parts = make(), make(DistributedOptimizer)
+    opt.save(path, params=True)
+    state = opt.state_dict()
+    grads = {key: np.ones_like(p) for key, p in params.items()}
+    calls = {
+        "step": lambda opt: opt.step(grads),
+        "save": lambda opt: opt.save(path),
+        "load": lambda opt: opt.load(path),
+        "state_dict": lambda opt: opt.state_dict(),
+        "load_state_dict": lambda opt: opt.load_state_dict(state),
+        "averaged_params": lambda opt: opt.averaged_params(),
+        "use_averaged_params": use,
+        "check_synced": lambda opt: opt.check_synced(),
+    }
+    for name, call in calls.items():
+        other = "averaged_params" if name != "averaged_params" else "check_synced"
+        refused(
+            partial(call if is_last else calls[other], opt), RuntimeError,
+            f"rank 0 calls {other}, and rank {last} calls {name}",
+        )  # fmt: skip
+
+    block = opt.use_averaged_params()
+    block.__enter__()
+    if not is_last:
+        block.__exit__(None, None, None)
+    for name in list(calls)[:-1]:
+        refused(partial(calls[name], opt), RuntimeError, f"rank {last}: within use_averaged_params")
+    if is_last:
+        block.__exit__(None, None, None)
+        with parts.use_averaged_params():
+            refused(partial(calls["step"], parts), RuntimeError, f"rank {last}: within use_")
+    else:
+        refused(partial(calls["step"], parts), RuntimeError, f"rank {last}: within use_")
+
+    w, less = params["w"], {**grads, "w": None if is_last else grads["w"]}
+    if is_last:
+        params["w"] = w.copy()
+    refused(partial(use, opt), ValueError, f"rank {last}: params['w'] was replaced")
+    refused(lambda: opt.step(less), ValueError, f"rank {last}: params['w'] was replaced")
+    params["w"] = w
+    w.flags.writeable = not is_last
+    refused(partial(use, opt), ValueError, f"rank {last}: params['w'] has become read-only")
+    refused(lambda: opt.step(less), ValueError, f"rank {last}: params['w'] has become read-only")
+    w.flags.writeable = True
+    if is_last:
+        opt.param_groups.append(opt.param_groups[0])
+    refused(opt.state_dict, ValueError, f"rank {last}: param_groups has 2 entries")
+    del opt.param_groups[1:]
+    refused(lambda: opt.state_dict(to=size), ValueError, f"to is {size}, but")
+    refused(lambda: opt.load(path, params=is_last), RuntimeError, "the ranks do not do the same")
+
+    refused(lambda: make(ema_decay=0.25 if is_last else 0.5), RuntimeError, "0.25")
+    refused(lambda: make(of=5 if is_last else fastadam.Adam), TypeError, f"rank {last}: optimizer_")
+    refused(
+        lambda: make(of=ZeroRedundancyOptimizer), TypeError, "rank 0: optimizer_class is <class"
+    )
+    refused(lambda: make(bucket_bytes=1e6), TypeError, "bucket_bytes must be an integer")
+    refused(lambda: make(bucket_bytes=0), ValueError, "bucket_bytes: 0; expected at least 1")
+    refused(lambda: make(average=1), TypeError, "average must be True or False")
+    many = [np.ones(n % 7) for n in range(1000 + is_last)]
+    assert len(refused(lambda: ZeroRedundancyOptimizer(many, fastadam.Adam), RuntimeError)) < 600
 
 
 def saves(path):
@@ -392,11 +487,12 @@ def refused_files(path):
     check(save(params=True), ValueError, f"rank {last}: ", "params[0]['b']")
     group["b"] = b
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if rank == last:  # as if its disk were full
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, limits[1]))
-    check(save(params=True), OSError, f"rank {last}: [Errno {errno.EFBIG}]", path)
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    check(lambda: spread.load(path if rank == 0 else path + "x"), OSError, "rank 1: ")
+    for full in (0, last):  # as if the disk of one rank were full
+        if rank == full:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, limits[1]))
+        check(save(params=True), OSError, f"rank {full}: [Errno {errno.EFBIG}]", path)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    check(lambda: spread.load(path if rank == 0 else path + "x"), FileNotFoundError, "rank 1: ")
     with tempfile.TemporaryDirectory() as folder:
         damaged = pathlib.Path(folder) / "x.ckpt"
         damaged.write_bytes(before[:-40] + bytes([before[-40] ^ 1]) + before[-39:])
@@ -412,6 +508,73 @@ def refused_files(path):
         param[...] = 0
     averaged.load(path)
     assert same([p for group in averaged.averaged_params() for p in leaves(group)], arrays_of(ours))
+
+
+def no_library(path):
+    """Without the safetensors library, the error is the one that is documented."""
+    spread, _, ours, _ = pair("Adam")
+    sys.modules["safetensors.numpy"] = None
+    for call in (spread.save, spread.load):
+        check_refused(arrays_of(ours), lambda call=call: call(path), ImportError, "pip install")
+
+
+def other_arrays(path):
+    """Files that differ in their arrays alone are noticed, also in the format of safetensors."""
+    w = np.ones(9)
+    opt = ZeroRedundancyOptimizer(w, fastadam.Adam)
+    folder = pathlib.Path(path).parent
+    for number in range(size):
+        opt.save(folder / f"{number}.safetensors", params=True)
+        w += 1
+    own = folder / f"{rank}.safetensors"
+    check_refused([w], lambda: opt.load(own), RuntimeError, "the ranks do not do the same: load")
+
+
+def flip(path, place):
+    """Change a bit of a file."""
+    comm.Barrier()
+    if rank == 0:
+        with open(path, "r+b") as file:
+            file.seek(place)
+            byte = file.read(1)[0]
+            file.seek(place)
+            file.write(bytes([byte ^ 1]))
+    comm.Barrier()
+
+
+def damaged(path):
+    """Damage anywhere in a file of many blocks is found by some rank and refused by all."""
+    w = np.ones(3 << 20, np.float32)
+    opt = ZeroRedundancyOptimizer(w, fastadam.Adam)
+    opt.step(w)
+    opt.save(path, params=True)
+    n_bytes = os.path.getsize(path)
+    assert n_bytes > 2 * size * _files.BLOCK
+    for place in (5, 40, *range(_files.BLOCK // 2, n_bytes, _files.BLOCK), n_bytes - 1):
+        flip(path, place)
+        check_refused([w], lambda: opt.load(path), ValueError, "x.ckpt: ")
+        flip(path, place)
+    opt.load(path)
+    if rank == 0:
+        os.truncate(path, n_bytes - 1)
+    comm.Barrier()
+    check_refused([w], lambda: opt.load(path), ValueError, "x.ckpt: truncated")
+
+
+def overwritten(path):
+    """What was loaded does not change with the file."""
+    w = np.ones(100, np.float32)
+    opt = DistributedOptimizer(w, fastadam.Adam, state_dtype="bfloat16")
+    opt.step(w)
+    opt.save(path)
+    opt.load(path)
+    before = seen(opt.state_dict())
+    comm.Barrier()
+    if rank == 0:
+        with open(path, "r+b") as file:
+            file.write(bytes(os.path.getsize(path)))
+    comm.Barrier()
+    assert seen(opt.state_dict()) == before
 
 
 def own_part(rows, width):
@@ -534,6 +697,125 @@ def cuts():
         assert places == sizes
     for found in cut([0], [16_777_216], 4, 1 << 20):
         assert max(found.counts) - min(found.counts) <= NORM_BLOCK
+
+
+def untouched():
+    """Without a gradient on any rank an array stays as it is, also beside others in a bucket."""
+    params = [np.full(5, 1.0 + rank), np.ones(5)]
+    opt = ZeroRedundancyOptimizer(params, fastadam.Adam)
+    opt.step([None, np.ones(5)])
+    assert (params[0] == 1.0 + rank).all()
+    both = [[np.ones(5), np.ones(5, np.float32)] for _ in range(2)]  # in buckets of their own
+    spread = ZeroRedundancyOptimizer(both[0], fastadam.Adam, max_grad_norm=1.0)
+    alone = fastadam.Adam(both[1], max_grad_norm=1.0)
+    for opt in (spread, alone):
+        opt.step([np.ones(5), np.ones(5, np.float32)])
+        opt.step([None, np.ones(5, np.float32)])
+    assert same(*both)
+    assert spread.grad_norm == alone.grad_norm
+
+
+def columns(path):
+    """Parts that do not fit along their first axis are a vector in a file; blocks stay whole."""
+    own = np.full((5, 2 + rank), 1.0 + rank, np.float32)
+    opt = DistributedOptimizer(own, fastadam.Adam)
+    opt.save(path, params=True)
+    expected = own.copy()
+    own[...] = 0
+    opt.load(path)
+    assert same([own], [expected])
+    vector = np.zeros(5 * sum(2 + r for r in range(size)), np.float32)
+    fastadam.Adam(vector).load(path)
+    assert same([vector], [np.concatenate([p.reshape(-1) for p in comm.allgather(expected)])])
+
+    few = np.ones(99 if rank == size - 1 else 4096, np.float32)
+    mixed = DistributedOptimizer(few, fastadam.Adam, state_dtype="int8")
+    check_refused([few], lambda: mixed.save(path), ValueError, "params has state in 8 bits on some")
+    coded = DistributedOptimizer(np.ones(4096, np.float32), fastadam.Adam, state_dtype="int8")
+    coded.save(path)
+    rest = 4096 * (size - 1) - 1
+    cut = np.ones(4097 if rank == 0 else rest // (size - 1), np.float32)
+    plain = DistributedOptimizer(cut, fastadam.Adam)
+    check_refused([cut], lambda: plain.load(path), ValueError, "begins at number 4097; expected")
+
+
+def schedule_free(path):
+    """Averages of parts; a state at the point of evaluation is refused, as there is no train()."""
+    w, own, of_all = np.ones(6), np.ones(6), np.ones(6)
+    alone = fastadam.AdamWScheduleFree(w)
+    parts = DistributedOptimizer(own, fastadam.AdamWScheduleFree)
+    spread = ZeroRedundancyOptimizer(of_all, fastadam.AdamWScheduleFree)
+    assert same([parts.averaged_params(), spread.averaged_params()], [w, w])
+    for opt in (alone, parts, spread):
+        for _ in range(3):
+            opt.step(np.arange(6.0))
+        assert opt.averaged_params().tobytes() == alone.averaged_params().tobytes()
+    alone.eval()
+    if rank == 0:
+        alone.save(path)
+    comm.Barrier()
+    for call in (
+        lambda: spread.load(path),
+        lambda: spread.load_state_dict(alone.state_dict()),
+        lambda: parts.load_state_dict(alone.state_dict()),
+    ):
+        check_refused([own, of_all], call, ValueError, "there is no train()")
+    for opt in (parts, spread):
+        opt.param_groups[0]["train_mode"] = False
+        check_refused(
+            [own, of_all], lambda opt=opt: opt.step(w), RuntimeError, "rank 0: the parameters"
+        )
+
+
+def empty_parts(path):
+    """A rank without numbers may follow one whose last block is not whole; all may have none."""
+    options = {"state_dtype": "int8"}
+    w, none = np.ones(4099 if rank == 0 else 0, np.float32), np.ones((0, 3), np.float32)
+    opt = DistributedOptimizer([w, none], fastadam.Adam, **options)
+    opt.step([w, none])
+    opt.save(path, params=True)
+    opt.load(path)
+    alone = fastadam.Adam([np.ones(4099, np.float32), none.copy()], **options)
+    alone.load(path)
+    assert alone.finished_steps == 1
+
+
+def overflows():
+    """A norm beyond the range of float64 is infinite, also where NumPy is to raise for that."""
+    w = np.ones(9)
+    with np.errstate(all="raise"):
+        for cls in (ZeroRedundancyOptimizer, DistributedOptimizer):
+            opt = cls(w, fastadam.Adam, skip_nonfinite=True)
+            opt.step(np.full(9, 1.7e308))
+            assert opt.grad_norm == np.inf
+            assert opt.skipped_steps == 1
+    # One rank's gradient becomes infinite as float32, while its norm in double is finite.
+    grad = np.full(9, 3e38 if rank == size - 1 else 1.0, np.float32)
+    for cls, loss_scale in ((ZeroRedundancyOptimizer, 0.5 / size), (DistributedOptimizer, 0.5)):
+        opt = cls(np.ones(9, np.float32), fastadam.Adam, skip_nonfinite=True)
+        opt.step(grad, loss_scale=loss_scale)
+        assert np.isfinite(opt.grad_norm)
+        assert opt.skipped_steps == 1
+
+
+def rows():
+    """Rows are refused before they are kept, where no step could take them."""
+    w = np.ones((4, 2))
+    opt = ZeroRedundancyOptimizer(w, fastadam.Adam)
+    check_refused(
+        [w], lambda: opt.accumulate(fastadam.RowGrad([1], np.ones((1, 2)))), TypeError, "some rows"
+    )
+    opt.step(w)
+
+
+def many():
+    """More optimizers than MPI has communicators, one after the other, beside one that stays."""
+    half = comm.Split(rank % 2)
+    w = np.ones(3)
+    first = ZeroRedundancyOptimizer(w, fastadam.Adam)
+    for i in range(2500):
+        ZeroRedundancyOptimizer(np.ones(1), fastadam.Adam, half if i % 2 else None)
+    first.step(w)
 
 
 def examples():

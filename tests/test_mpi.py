@@ -46,6 +46,10 @@ def test_dtypes_have_the_bits_of_one_process(run, ranks, dtype, state_dtype):
     run(ranks, "bits", "Adam", dtype, state_dtype)
 
 
+def test_arrays_of_several_dtypes(run):
+    run(2, "dtypes")
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize(("count", "clipping"), [("200", "clipped"), ("40", "unclipped")])
 def test_many_steps(run, ranks, count, clipping):
@@ -63,25 +67,50 @@ def test_errors_are_those_of_all_ranks(run, ranks):
     run(ranks, "errors")
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_that_do_not_do_the_same(run, tmp_path, ranks):
+    run(ranks, "misuse", str(tmp_path / "x.ckpt"))
+
+
+@pytest.mark.parametrize("program", ["untouched", "overflows", "rows", "many"])
+def test_on_two_ranks(run, program):
+    run(2, program)
+
+
 @pytest.mark.parametrize(
-    ("kind", "dtype", "state_dtype", "ending"),
+    "program", ["schedule_free", "empty_parts", "columns", "damaged", "overwritten"]
+)
+def test_files_on_two_ranks(run, tmp_path, program):
+    run(2, program, str(tmp_path / "x.ckpt"))
+
+
+@pytest.mark.parametrize("program", ["no_library", "other_arrays"])
+def test_safetensors_on_two_ranks(run, tmp_path, program):
+    if program == "other_arrays":
+        pytest.importorskip("safetensors")
+    run(2, program, str(tmp_path / "x.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "dtype", "state_dtype", "ending"),
     [
-        ("checkpoint", "float32", "None", "ckpt"),
-        ("checkpoint", "complex64", "bfloat16", "ckpt"),
-        ("checkpoint", "float16", "int8", "safetensors"),
-        ("parts_checkpoint", "float32", "None", "ckpt"),
-        ("parts_checkpoint", "complex64", "bfloat16", "safetensors"),
-        ("parts_checkpoint", "float32", "int8", "ckpt"),
+        ("checkpoint", "NAdam", "float32", "None", "ckpt"),
+        ("checkpoint", "NAdam", "complex64", "bfloat16", "ckpt"),
+        ("checkpoint", "NAdam", "float16", "int8", "safetensors"),
+        ("checkpoint", "SGD", "float16", "None", "ckpt"),
+        ("parts_checkpoint", "NAdam", "float32", "None", "ckpt"),
+        ("parts_checkpoint", "NAdam", "complex64", "bfloat16", "safetensors"),
+        ("parts_checkpoint", "NAdam", "float32", "int8", "ckpt"),
     ],
 )
-def test_checkpoints_know_no_ranks(run, tmp_path, kind, dtype, state_dtype, ending):
+def test_checkpoints_know_no_ranks(run, tmp_path, kind, name, dtype, state_dtype, ending):
     if ending == "safetensors":
         pytest.importorskip("safetensors")
         pytest.importorskip("ml_dtypes")
     path = str(tmp_path / f"x.{ending}")
-    run(3, kind, path, "save", "NAdam", dtype, state_dtype)
+    run(3, kind, path, "save", name, dtype, state_dtype)
     for ranks in (1, 2, 4):
-        run(ranks, kind, path, "load", "NAdam", dtype, state_dtype)
+        run(ranks, kind, path, "load", name, dtype, state_dtype)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

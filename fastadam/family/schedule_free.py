@@ -215,11 +215,11 @@ class AdamWScheduleFree(Optimizer):
 
 
 def averages_of(arrays: Arrays, groups: Sequence[Group], steps: Sequence[int]) -> list[Array]:
-    """Where the model is evaluated, of arrays that made so many steps under these groups."""
+    """Where the model is evaluated, for arrays that have finished so many steps each."""
     hypers = arrays.check_groups(groups)
     averages = []
-    for slot, n in zip(arrays.slots, steps, strict=True):
-        has_moved = groups[slot.group]["train_mode"] and n
+    for slot, step in zip(arrays.slots, steps, strict=True):
+        has_moved = groups[slot.group]["train_mode"] and step
         averages.append(average_of(slot, hypers[slot.group].beta1 if has_moved else None))
     return averages
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
 import numpy as np
@@ -11,7 +12,7 @@ from fastadam import _checkpoint, _files, _generators, _groups
 from fastadam._arrays import Arrays
 from fastadam._checks import name_of
 from fastadam._codecs import codes_of
-from fastadam._guard import NOTHING_KEPT
+from fastadam._hyper import Group
 from fastadam._slots import Slot
 from fastadam._state import write_state
 from fastadam._types import Array
@@ -21,23 +22,40 @@ from fastadam.optimizer import Optimizer
 
 
 class MpiOptimizer(Optimizer):
-    """What the optimizers of several ranks share: how they are made, and that all do the same."""
+    """What the optimizers of several ranks share: how they are made, and that all do the same.
+
+    Parameters
+    ----------
+    params : ndarray, nesting of ndarray, or list of param groups
+    optimizer_class : type
+    comm : mpi4py.MPI.Intracomm or None
+    settings : mapping
+        What ranks must agree on besides the options: for each name a check and the value.
+    options : dict
+        Those of `optimizer_class`.
+    """
+
+    _ranks: Ranks
+    _settings: dict[str, Any]
+    _name: str  # of the class
 
     def __init__(
         self,
         params: Any,
         optimizer_class: type[Optimizer],
         comm: Any,
-        settings: dict[str, Any],
+        settings: Mapping[str, tuple[Callable[[str, Any], Any], Any]],
         options: dict[str, Any],
     ) -> None:
-        # Which options there are, Optimizer.__setattr__ wants to know.
-        vars(self).update(_rule=optimizer_class._rule, _fixed=optimizer_class._fixed)
-        self._ranks = Ranks(comm)
-        self._settings, self._name = settings, optimizer_class.__name__
+        known: dict[str, Any] = vars(self)  # as Optimizer.__setattr__ asks for the rule
+        known["_ranks"] = Ranks(comm)
         make = super().__init__
 
         def begin() -> None:
+            _check_class(optimizer_class)
+            known.update(_rule=optimizer_class._rule, _fixed=optimizer_class._fixed)
+            self._name = optimizer_class.__name__
+            self._settings = {key: check(key, value) for key, (check, value) in settings.items()}
             # One of a single number checks the options, and says what they are by default.
             dtype = np.float64 if options.get("state_dtype") is None else np.float32
             example = optimizer_class(np.zeros(1, dtype), **options)
@@ -45,7 +63,7 @@ class MpiOptimizer(Optimizer):
             make(params, example.defaults, *clip, example._ema_decay)
 
         self._ranks.together(type(self).__name__, begin)
-        settings_of_all = [self._name, settings, repr(self._clip), self._forms()]
+        settings_of_all = [self._name, self._settings, self._clip, self._ema_decay, self._forms()]
         self._ranks.agree(type(self).__name__, None, settings_of_all)
 
     def _forms(self) -> list[Any]:
@@ -67,13 +85,11 @@ class MpiOptimizer(Optimizer):
         """What must be the same of an array."""
         raise NotImplementedError
 
-    def _step_mean(self, loss_scale: float) -> None:
-        with self._lock.hold():
-            batch = self._held_batch()
-            if batch.sums is None:  # the others must not wait for this rank
-                error = ValueError(NOTHING_KEPT)
-                batch.step_held(None, self.param_groups, loss_scale, error)
-        super()._step_mean(loss_scale)
+    def _refuse_step(self, error: Exception) -> NoReturn:
+        self._ranks.refuse("step", error)
+
+    def _hold(self, call: str) -> AbstractContextManager[Any]:
+        return self._ranks.hold(call, self._lock)
 
     def _class_name(self) -> str:
         return self._name
@@ -131,7 +147,7 @@ class MpiOptimizer(Optimizer):
         >>> again.params
         array([0.9, 0.9])
         """
-        with self._lock.hold():
+        with self._hold("save"):
             name, found = self._begin_to_save(path, params, rng)
             slots = self._stand_ins()
 
@@ -196,7 +212,7 @@ class MpiOptimizer(Optimizer):
         OSError, TypeError, ValueError, KeyError, ImportError
             As there, if it fails on any rank; nothing was changed on any.
         RuntimeError
-            The ranks do not all call this, or have different files.
+            The ranks do not all call this, or with other `params`, or have different files.
 
         Examples
         --------
@@ -206,12 +222,14 @@ class MpiOptimizer(Optimizer):
 
         def opened() -> _files.Mapped:
             if os.fsdecode(path).endswith(_files.SAFETENSORS):
-                return _files.Mapped(*_files.read(path), np.empty(0, np.uint8), b"")
+                header, arrays = _files.read(path)  # which checks them
+                table = b"".join(map(_files.sums_of, arrays.values()))
+                return _files.Mapped(header, arrays, np.empty(0, np.uint8), table)
             return _files.mapped(path)
 
-        with self._lock.hold():
+        with self._hold("load"):
             file = ranks.together("load", opened)
-            ranks.agree("load", None, [file.header, len(file.body), zlib.crc32(file.table)])
+            ranks.agree("load", None, {"params": params, "file": _digest(file)})
 
             def check() -> None:
                 with _files.naming(path):
@@ -241,3 +259,24 @@ class MpiOptimizer(Optimizer):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         self.__getstate__()
+
+
+def _digest(file: _files.Mapped) -> str:
+    """What files with the same content have in common."""
+    return f"{zlib.crc32(file.table, zlib.crc32(repr(file.header).encode())):08x}"
+
+
+def check_modes(groups: Sequence[Group]) -> None:
+    """Check that parameters are where steps begin, as ranks cannot move them there."""
+    if not all(group.get("train_mode", True) for group in groups):
+        raise ValueError(
+            "the parameters are where the model is evaluated, and on several ranks there is no "
+            "train() to leave that; call it before the state is saved"
+        )
+
+
+def _check_class(found: Any) -> None:
+    """Check that the class of which there is to be an optimizer is one of fastadam's for arrays."""
+    is_class = isinstance(found, type) and issubclass(found, Optimizer)
+    if not is_class or not hasattr(found, "_rule"):
+        raise TypeError(f"optimizer_class is {found!r}; expected a class such as fastadam.AdamW")

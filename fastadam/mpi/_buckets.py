@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -161,28 +161,30 @@ class Bucket(Piece):
             self.whole = self.params[0]
         else:
             self.whole = room.view(self.params[0].dtype)[: self.size]
-            self._copy(to_arrays=False)
+            for param, packed in zip(self.params, self._packed_params(), strict=True):
+                packed[:] = param
         codes = self.whole.view(np.uint16) if self.whole.itemsize == 2 else self.whole
         self.request = self.ranks.comm.Iallgatherv(
             MPI.IN_PLACE, (codes, (self.counts, self.begins))
         )
 
-    def end_gather(self) -> None:
-        """Wait for the pieces of the others."""
+    def end_gather(self, given: Sequence[bool]) -> None:
+        """Wait for the pieces of the others; an array without a gradient stays as it is."""
         if self.request is None:
             return
         self.request.Wait()
         self.request = None
         if not self.is_one:
-            self._copy(to_arrays=True)
+            for segment, param, packed in zip(
+                self.segments, self.params, self._packed_params(), strict=True
+            ):
+                if given[segment.array]:
+                    param[:] = packed
         self.whole = None
 
-    def _copy(self, to_arrays: bool) -> None:
+    def _packed_params(self) -> Iterator[Array]:
+        """The parts of `whole` that belong to the segments."""
         begin = 0
         for param in self.params:
-            packed = self.whole[begin : begin + len(param)]
-            if to_arrays:
-                param[:] = packed
-            else:
-                packed[:] = param
+            yield self.whole[begin : begin + len(param)]
             begin += len(param)

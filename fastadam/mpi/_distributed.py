@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from fastadam._state import stream_names
 from fastadam._types import Array, ArrayTree, ParamGroups
 from fastadam.family.schedule_free import averages_of
 from fastadam.mpi import _saving
-from fastadam.mpi._base import MpiOptimizer
+from fastadam.mpi._base import MpiOptimizer, check_modes
 from fastadam.mpi._local import Local
 from fastadam.mpi._wholes import Whole, joined_shape
 from fastadam.optimizer import Optimizer
@@ -63,11 +64,12 @@ class DistributedOptimizer(MpiOptimizer):
     last bits depend on where arrays are cut; they are those of one process for a single array whose
     parts, but for the last, have a multiple of 4,096 numbers.
 
-    `AdamWScheduleFree` has `averaged_params` and `use_averaged_params` here, and no `eval`.
+    `state_dict`, `load_state_dict` and `averaged_params` are of this rank's parts, and not calls of
+    all ranks. `AdamWScheduleFree` has its averages alone, and no `eval`.
 
-    `state_dict` is of this rank's parts. `save` writes the whole arrays, as parts that are joined
-    along their first axis, or as vectors if they do not fit so; `load` takes from such a file
-    what this rank owns now, whatever the number of ranks was.
+    `save` writes the whole arrays, as parts that are joined along their first axis, or as vectors
+    if they do not fit so; `load` takes from such a file what this rank owns now, whatever the
+    number of ranks was. All ranks are to call them.
 
     Examples
     --------
@@ -97,6 +99,16 @@ class DistributedOptimizer(MpiOptimizer):
 
     def _form(self, slot: Slot) -> Any:
         return None
+
+    def _hold(self, call: str) -> AbstractContextManager[Any]:
+        if call in ("averaged_params", "use_averaged_params"):  # which a rank calls by itself
+            return Optimizer._hold(self, call)
+        return super()._hold(call)
+
+    def _averages(self, arrays: Arrays) -> list[Array]:
+        if self._rule is SCHEDULE_FREE:
+            return averages_of(arrays, self.param_groups, self._batch.steps)
+        return super()._averages(arrays)
 
     def _place_parts(self) -> None:
         """Tell the arrays where in the whole they begin, on which rounding depends."""
@@ -181,12 +193,8 @@ class DistributedOptimizer(MpiOptimizer):
             params=params if unpacked.params is not None else None,
         )
 
-    def _averages(self, arrays: Arrays) -> list[Array]:
-        if self._rule is SCHEDULE_FREE:
-            return averages_of(arrays, self.param_groups, self._batch.steps)
-        return super()._averages(arrays)
-
     def _new_batch(self, arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> Local:
+        check_modes(groups)
         unmeasured = Clip(self._clip.max_grad_norm, False, False)
         return Local(
             self._ranks,

@@ -39,8 +39,8 @@ def norm_of_all(
         bound = ranks.comm.allreduce(largest, MPI.MAX)
         if 0 < bound < math.inf:
             exponent = max(math.frexp(bound)[1], -1000)
-            root = np.sqrt(sum_of_squares(math.ldexp(1, -exponent)))
-            return float(np.ldexp(root / loss_scale, exponent))
+            root = math.sqrt(sum_of_squares(math.ldexp(1, -exponent)))
+            return float(quietly(np.ldexp, root / loss_scale, exponent))
     return float(quietly(np.sqrt, squares)) / loss_scale
 
 
@@ -67,4 +67,4 @@ def fold(ranks: Ranks, own: Array, counts: Sequence[int], order: Array | None = 
     ranks.comm.Allgatherv(own, (sums, counts))
     if order is not None:
         sums = sums[order]
-    return float(np.cumsum(sums)[-1]) if sums.size else 0.0
+    return float(quietly(np.cumsum, sums)[-1]) if sums.size else 0.0

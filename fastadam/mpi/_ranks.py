@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from mpi4py import MPI
 
+from fastadam._guard import PAUSED
+
 Result = TypeVar("Result")
+SHOWN = 200  # letters of the settings, where they differ
 #: Errors that keep their class when they are raised on other ranks.
-CLASSES = {error.__name__: error for error in (KeyError, OSError, TypeError, ValueError)}
+CLASSES = {
+    error.__name__: error
+    for error in (
+        FileNotFoundError,
+        ImportError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    )
+}
+
+
+#: Under which a communicator has the duplicates that were made of it.
+_key: int | None = None
 
 
 class Ranks:
@@ -21,10 +42,20 @@ class Ranks:
     ----------
     comm : mpi4py.MPI.Intracomm, optional
         Of which a duplicate is used, so that messages do not meet others'. None: COMM_WORLD.
+
+    Notes
+    -----
+    MPI has some 2,000 communicators. To free one is a call of all ranks, but each collects its
+    garbage at another time. So those of optimizers that are gone on all ranks are freed when the
+    next duplicate is made.
     """
 
     def __init__(self, comm: Any = None) -> None:
-        self.comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
+        comm = MPI.COMM_WORLD if comm is None else comm
+        duplicates = _duplicates_of(comm)
+        _free_unused(comm, duplicates)
+        self.comm = comm.Dup()
+        duplicates.append((weakref.ref(self), self.comm))
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
 
     def agree(self, call: str, error: Exception | None, settings: Any = None) -> None:
@@ -49,6 +80,11 @@ class Ranks:
         if most[0] or (most[1:3] != -most[3:5]).any():
             self._raise(call, error, settings)
 
+    def refuse(self, call: str, error: Exception) -> NoReturn:
+        """Let an error of this rank become one of all."""
+        self.agree(call, error)
+        raise error
+
     def together(self, call: str, what: Callable[[], Result], settings: Any = None) -> Result:
         """Call a function on all ranks; an error of one becomes one of all, as in `agree`."""
         error, result = None, []
@@ -58,6 +94,13 @@ class Ranks:
             error = caught
         self.agree(call, error, settings)
         return result[0]
+
+    def hold(self, call: str, lock: Any) -> AbstractContextManager[Any]:
+        """What to take with ``with``; if this rank must not use the optimizer, all raise."""
+        if lock.refusal == PAUSED:
+            self.refuse(call, RuntimeError(PAUSED))
+        held: AbstractContextManager[Any] = lock.hold()
+        return held
 
     def any(self, marks: Sequence[bool]) -> list[bool]:
         """Which marks some rank has set; there are as many on each."""
@@ -79,10 +122,40 @@ class Ranks:
         else:
             ours, theirs = _first_difference(first[1], other[1])
             message = (
-                f"{call} with {ours} on rank 0, and with {theirs} on rank {different}; it must be "
-                "the same"
+                f"{call} with {_shown(ours, theirs)} on rank 0, and with "
+                f"{_shown(theirs, ours)} on rank {different}; it must be the same"
             )
         raise RuntimeError(f"the ranks do not do the same: {message}")
+
+
+def _duplicates_of(comm: Any) -> list[tuple[weakref.ref[Ranks], Any]]:
+    """Those that were made of a communicator and not freed, in the same order on all ranks."""
+    global _key
+    if _key is None:
+        _key = MPI.Comm.Create_keyval()
+    found: list[tuple[weakref.ref[Ranks], Any]] | None = comm.Get_attr(_key)
+    if found is None:
+        found = []
+        comm.Set_attr(_key, found)
+    return found
+
+
+def _free_unused(comm: Any, duplicates: list[tuple[weakref.ref[Ranks], Any]]) -> None:
+    """Free the duplicates that no rank uses any more."""
+    used = np.array([user() is not None for user, _ in duplicates], np.uint8)
+    if len(used):
+        comm.Allreduce(MPI.IN_PLACE, used, MPI.MAX)
+    for _, duplicate in itertools.compress(duplicates, used == 0):
+        duplicate.Free()
+    duplicates[:] = itertools.compress(duplicates, used)
+
+
+def _shown(text: str, other: str) -> str:
+    """A long text where it differs from another one."""
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False))
+    begin = sum(1 for _ in alike)
+    first, stop = max(begin - SHOWN // 2, 0), begin + SHOWN // 2
+    return "..." * (first > 0) + text[first:stop] + "..." * (stop < len(text))
 
 
 def _in_reprs(settings: Any) -> Any:
@@ -96,12 +169,12 @@ def _in_reprs(settings: Any) -> Any:
     return repr(settings)
 
 
-def _first_difference(ours: Any, theirs: Any) -> tuple[Any, Any]:
+def _first_difference(ours: Any, theirs: Any) -> tuple[str, str]:
     """The first parts of two settings that are not the same."""
     if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
         pairs = zip(ours, theirs, strict=True)
         return next(_first_difference(*pair) for pair in pairs if pair[0] != pair[1])
-    return ours, theirs
+    return str(ours), str(theirs)
 
 
 def _described(error: Exception | None) -> tuple[str, str] | None:

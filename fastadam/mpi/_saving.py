@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from typing import Any, NamedTuple
+from contextlib import ExitStack, contextmanager
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def write(ranks: Ranks, path: str, content: Content | None, parts: Iterable[Part
                 return None
             layout = _files.layout(*content)
             temporary = stack.enter_context(_files.replacing(path))
-            with open(temporary, "r+b") as file:
+            with _opened(temporary, path) as file:
                 file.truncate(layout.length)
                 file.write(layout.head)
             begins = [
@@ -104,7 +104,7 @@ def write(ranks: Ranks, path: str, content: Content | None, parts: Iterable[Part
 
         def finish() -> None:
             if tables is not None:
-                with open(plan.temporary, "r+b") as file:
+                with _opened(plan.temporary, path) as file:
                     file.seek(plan.stop)
                     file.write(b"".join(tables))
                 stack.close()
@@ -112,17 +112,25 @@ def write(ranks: Ranks, path: str, content: Content | None, parts: Iterable[Part
         ranks.together("save", finish)
 
 
+@contextmanager
+def _opened(temporary: str, path: str) -> Iterator[BinaryIO]:
+    """The new file, to write in it; errors name the one whose place it takes."""
+    try:
+        with open(temporary, "r+b") as file:
+            yield file
+    except OSError as error:
+        _files.name_file(error, temporary, path)
+        raise
+
+
 def _write_parts(plan: Plan, parts: Iterator[Part]) -> None:
     try:
-        with open(plan.temporary, "r+b") as file:
+        with _opened(plan.temporary, plan.path) as file:
             for part in parts:
                 file.seek(plan.begins[part.param][part.name] + part.begin)
-                file.write(_bytes(part.values).data)
+                file.write(bytes_of(part.values).data)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        _files.name_file(error, plan.temporary, plan.path)
-        raise
     finally:
         for _ in parts:  # the others may wait for what it tells them
             pass
@@ -148,13 +156,13 @@ def write_at_once(ranks: Ranks, path: str, content: Content | None, parts: Itera
         }
         for part in (part for own in found for part in own):
             stored = header["state"][part.param]["arrays"][part.name]
-            values = _bytes(part.values)
-            _bytes(arrays[stored])[part.begin : part.begin + len(values)] = values
+            values = bytes_of(part.values)
+            bytes_of(arrays[stored])[part.begin : part.begin + len(values)] = values
         _files.write(path, header, arrays)
 
     ranks.together("save", finish)
 
 
-def _bytes(array: Array) -> Array:
+def bytes_of(array: Array) -> Array:
     """The bytes of an array as files have them; they share its memory if they lie so."""
     return _files.little(array).reshape(-1).view(np.uint8)

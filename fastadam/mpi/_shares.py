@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -88,14 +89,14 @@ class Shares(Together):
         #: Arrays without numbers, which have step counts all the same, on all ranks.
         self.empty = Piece(self, [Segment(i, 0, 0) for i in empty], make_state)
         largest = max((bucket.size * bucket.real.itemsize for bucket in self.buckets), default=0)
-        #: What is sent and received for one bucket, while another is stepped.
-        self._rooms = [np.empty(largest, np.uint8) for _ in range(4)]
+        #: What is sent and received for one bucket, while another is stepped; of whole float64.
+        self._rooms = [np.empty(largest + -largest % 8, np.uint8) for _ in range(4)]
         self._order = self._order_of_sums() if clip.measures else None
 
     def step_together(
         self, grads: Any, plain: list[Array | None], groups: list[Group], loss_scale: float
     ) -> None:
-        given = self.ranks.any([grad is not None for grad in plain])
+        given = self._given(plain)
         copies = [
             pair
             for whole, is_given in zip(self.arrays.slots, given, strict=True)
@@ -113,12 +114,45 @@ class Shares(Together):
         plain: list[Array | None] = []
         for i, grad in enumerate(found):
             if isinstance(grad, Rows):
-                raise TypeError(
-                    f"{self.arrays.name(i)} is of some rows only, which ranks cannot exchange; "
-                    "give a dense gradient"
-                )
+                refuse_rows(self.arrays, i)
             plain.append(None if grad is None else flat(grad))
         return plain
+
+    def _given(self, plain: Sequence[Array | None]) -> list[bool]:
+        """Which arrays some rank has a gradient of.
+
+        Where this rank has none, it has not checked the array, which may be fixed, say, if no rank
+        has one.
+        """
+        n, errors = len(plain), self._unfit([i for i, grad in enumerate(plain) if grad is None])
+        marks = self.ranks.any(
+            [*(grad is not None for grad in plain), *(i in errors for i in range(n))]
+        )
+        given, unfit = marks[:n], marks[n:]
+        if any(map(operator.and_, given, unfit)):
+            error = next((errors[i] for i in errors if given[i]), None)
+            self.ranks.agree("step", error)
+        return given
+
+    def _unfit(self, places: Sequence[int]) -> dict[int, Exception]:
+        """Which of some arrays a step could not write, and why."""
+        errors: dict[int, Exception] = {}
+        if not places:
+            return errors
+        try:
+            self.arrays.check_nest()
+            is_in_place = True  # all of them, which is seen at once
+        except Exception:
+            is_in_place = False
+        none: list[Any] = [None] * len(self.arrays.slots)
+        for i in places:
+            try:
+                self.arrays.check_param(i)
+                if not is_in_place:
+                    self.arrays.check_nest([*none[:i], True, *none[i + 1 :]])
+            except Exception as error:
+                errors[i] = error
+        return errors
 
     def _exchange(
         self,
@@ -162,19 +196,19 @@ class Shares(Together):
                 return
             for k in range(len(buckets)):
                 if k >= 2:
-                    buckets[k - 2].end_gather()
+                    buckets[k - 2].end_gather(given)
                 finish(k)
         else:
             for k in range(len(buckets) + 1):
                 if k >= 2:
-                    buckets[k - 2].end_gather()
+                    buckets[k - 2].end_gather(given)
                 if k < len(buckets):
                     begin(k)
                 if k >= 1:
                     buckets[k - 1].end_reduce(self.average)
                     finish(k - 1)
         for bucket in buckets:
-            bucket.end_gather()
+            bucket.end_gather(given)
         self.empty.step(given, groups, loss_scale, norm)
         for i, is_given in enumerate(given):
             self.steps[i] += is_given
@@ -269,6 +303,13 @@ class Shares(Together):
             *state, average, rest = [_stand_in(whole, dtype) for dtype in dtypes]
             slots.append(whole._replace(state=tuple(state), average=average, rest=rest))
         return slots
+
+
+def refuse_rows(arrays: Arrays, i: int) -> NoReturn:
+    """An error: gradients of a few rows cannot be exchanged."""
+    raise TypeError(
+        f"{arrays.name(i)} is of some rows only, which ranks cannot exchange; give a dense gradient"
+    )
 
 
 def _stand_in(whole: Slot, dtype: np.dtype[Any] | None) -> Array | None:

@@ -26,10 +26,14 @@ class Together:
 
     def step(self, grads: Any, groups: list[Group], loss_scale: float) -> bool:
         """One step on all ranks; False if this was retired while it waited for the lock."""
-        with self.lock.hold():
+        with self.ranks.hold("step", self.lock):
             if self.retired:
                 return False
-            error = None if self.sums is None else ValueError(KEPT)
+            error: Exception | None = None
+            if self.lock.refusal:  # since this thread waited
+                error = RuntimeError(self.lock.refusal)
+            elif self.sums is not None:
+                error = ValueError(KEPT)
             self.step_held(grads, groups, loss_scale, error)
             return True
 
@@ -74,11 +78,12 @@ class Together:
 
 def _groups_now(arrays: Arrays, groups: list[Group], finished: int) -> list[Group]:
     """The groups, checked, with their learning rates after so many steps as numbers."""
+    hypers = arrays.check_groups(groups)
+    for group in groups:
+        _hyper.check_mode(group)
     return [
         {**_hyper.plain(group, traits), "lr": _hyper.lr_now(hyper, finished, traits)}
-        for group, hyper, traits in zip(
-            groups, arrays.check_groups(groups), arrays.traits, strict=True
-        )
+        for group, hyper, traits in zip(groups, hypers, arrays.traits, strict=True)
     ]
 
 

@@ -47,7 +47,7 @@ class Whole(NamedTuple):
                 f"that are {self.shape} together"
             )
         if array.dtype == INT8:
-            if self.origin % BLOCK:
+            if self.origin % BLOCK and part.size:
                 raise ValueError(
                     f"{name} of {self.label} was saved in 8 bits, and the part of this rank begins "
                     f"at number {self.origin}; expected a multiple of {BLOCK}"
@@ -62,7 +62,7 @@ class Whole(NamedTuple):
 
 def joined_shape(parts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """The shape of parts joined along their first axis, or as vectors if they do not fit so."""
-    parts = [shape for shape in parts if math.prod(shape)] or [(0,)]
+    parts = [shape for shape in parts if math.prod(shape)] or parts[:1]
     if len(parts) == 1:
         return parts[0]
     if all(shape and shape[1:] == parts[0][1:] for shape in parts):

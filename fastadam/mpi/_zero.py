@@ -1,27 +1,28 @@
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from fastadam import _files, _groups
+from fastadam._accumulate import Sums
 from fastadam._arrays import Arrays, Counts
 from fastadam._average import moving_averages
 from fastadam._checkpoint import PARAM
 from fastadam._codecs import BLOCK as CODE_BLOCK
-from fastadam._codecs import INT8, numbers_of
-from fastadam._hyper import Group
+from fastadam._codecs import INT8, codes_of, numbers_of
+from fastadam._hyper import Group, flag
+from fastadam._rows import RowGrad
 from fastadam._rules import SCHEDULE_FREE
 from fastadam._slots import Slot, flat, goes_along, rest_like, state_like, streams_of
 from fastadam._state import Adopts, read_state, stream_names, write_state
-from fastadam._types import Array, ArrayTree, ParamGroups
+from fastadam._types import Array, ArrayTree, GradTree, ParamGroups
 from fastadam.family.schedule_free import average_of
 from fastadam.mpi import _saving
-from fastadam.mpi._base import MpiOptimizer
+from fastadam.mpi._base import MpiOptimizer, check_modes
 from fastadam.mpi._cuts import Segment
-from fastadam.mpi._shares import Shares
+from fastadam.mpi._shares import Shares, refuse_rows
 from fastadam.optimizer import Optimizer
 
 
@@ -111,9 +112,9 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
         **options: Any,
     ) -> None:
         exchange = {
-            "average": average,
-            "deterministic": deterministic,
-            "bucket_bytes": bucket_bytes,
+            "average": (flag, average),
+            "deterministic": (flag, deterministic),
+            "bucket_bytes": (_check_bytes, bucket_bytes),
         }
         super().__init__(params, optimizer_class, comm, exchange, options)
 
@@ -122,10 +123,11 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
 
     def _new_batch(self, arrays: Arrays, counts: Counts, groups: Sequence[Group]) -> Shares:
         """The shares of all ranks, with new state, or that of slots that have some."""
+        check_modes(groups)
 
         def make_state(bare: Slot, segment: Segment) -> Slot:
             whole = arrays.slots[segment.array]
-            if not any(state is not None for state in whole.state):
+            if all(stream is None for stream in streams_of(whole)):
                 return _groups.with_new_state(
                     self._rule, bare, groups[whole.group], self._ema_decay
                 )
@@ -170,23 +172,44 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
         bytes_of: int = self._batch.state_bytes()
         return bytes_of
 
+    def _sums_with(self, grads: GradTree, sums: Sums | None, arrays: Arrays) -> Sums:
+        new = super()._sums_with(grads, sums, arrays)
+        for i, total in new.items():
+            if isinstance(total, RowGrad):
+                refuse_rows(arrays, i)
+        return new
+
     def _averages(self, arrays: Arrays) -> list[Array]:
         none = [None] * len(self._rule.states)
 
-        def average(part: Slot) -> Array | None:
-            if self._rule is not SCHEDULE_FREE:
-                return part.average
-            group = self.param_groups[part.group]
-            has_moved = group["train_mode"] and self._batch.steps[part.key]
-            return average_of(part, group["betas"][0] if has_moved else None)
+        def pieces() -> Any:
+            if self._rule is SCHEDULE_FREE:
+                beta1s = [hyper.beta1 for hyper in arrays.check_groups(self.param_groups)]
+                steps = self._batch.steps
+                return self._batch.pieces(
+                    lambda part: [
+                        *none,
+                        average_of(part, beta1s[part.group] if steps[part.key] else None),
+                        None,
+                    ]
+                )
+            if self._ema_decay is None:
+                moving_averages(arrays)  # says that there are none
+            return self._batch.pieces(lambda part: [*none, part.average, None])
 
-        if self._ema_decay is None and self._rule is not SCHEDULE_FREE:
-            return moving_averages(arrays)  # says that there are none
-        pieces = self._batch.pieces(lambda part: [*none, average(part), None])
-        slots = [self._batch.whole(i, own, None) for i, own in enumerate(pieces)]
+        found = self._ranks.together("averaged_params", pieces)
+        slots = [self._batch.whole(i, own, None) for i, own in enumerate(found)]
         return [
             slot.average if slot.average is not None else numbers_of(slot.user) for slot in slots
         ]
+
+    def _averages_to_use(self, arrays: Arrays) -> list[Array]:
+        def check() -> None:
+            arrays.check_nest()
+            arrays.check_written()
+
+        self._ranks.together("use_averaged_params", check)
+        return self._averages(arrays)
 
     def state_dict(self, *, decoded: bool = False, to: int | None = None) -> Any:
         """A copy of the state of all ranks, step counts and options, as in `Adam.state_dict`.
@@ -207,6 +230,8 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
         ------
         RuntimeError
             The ranks do not all call this.
+        ValueError
+            There is no such rank, or groups were added to `param_groups` on some rank.
 
         Examples
         --------
@@ -218,10 +243,16 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
         >>> opt.state_dict()["state"][0]["exp_avg"]
         array([0.1, 0.1])
         """
-        with self._lock.hold():
-            self._ranks.agree("state_dict", None, [decoded, to])
+        with self._hold("state_dict"):
             batch = self._held_batch()
-            pieces = batch.pieces(streams_of)
+
+            def begin() -> Any:
+                if to is not None and not 0 <= to < self._ranks.size:
+                    raise ValueError(f"to is {to}, but the ranks are 0 to {self._ranks.size - 1}")
+                batch.arrays.check_number(self.param_groups)
+                return batch.pieces(streams_of)
+
+            pieces = self._ranks.together("state_dict", begin, [decoded, to])
             slots = [batch.whole(i, own, to) for i, own in enumerate(pieces)]
             if to not in (None, self._ranks.rank):
                 return None
@@ -245,7 +276,7 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
         --------
         See `state_dict`.
         """
-        with self._lock.hold():
+        with self._hold("load_state_dict"):
             self._put_in_place("load_state_dict", lambda: self._loaded(state_dict))
 
     def _loaded(
@@ -320,7 +351,9 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
 
         arrays = self._batch.arrays
         self._ranks.agree("check_synced", None)
-        own = [blake2b(np.ascontiguousarray(slot.view).tobytes()).digest() for slot in arrays.slots]
+        own = [
+            blake2b(_saving.bytes_of(codes_of(slot.view)).data).digest() for slot in arrays.slots
+        ]
         found = self._ranks.comm.allgather(own)
         for i, slot in enumerate(arrays.slots):
             others = [rank for rank, digests in enumerate(found) if digests[i] != found[0][i]]
@@ -329,6 +362,17 @@ class ZeroRedundancyOptimizer(MpiOptimizer):
                     f"params{slot.suffix} has not the same numbers on rank 0 and on "
                     f"{'rank' if len(others) == 1 else 'ranks'} {', '.join(map(str, others))}"
                 )
+
+
+def _check_bytes(name: str, value: Any) -> int | None:
+    """Check how many bytes are to be sent at a time."""
+    if value is None:
+        return None
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, found {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"Invalid {name}: {value}; expected at least 1")
+    return int(value)
 
 
 def part_of(whole: Slot, bare: Slot, segment: Segment) -> Slot:
