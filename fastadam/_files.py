@@ -36,11 +36,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import json
 import math
 import os
-import re
 import secrets
 import stat
 import struct
@@ -51,6 +49,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fastadam import _safetensors
 from fastadam._types import Array
 
 Path: TypeAlias = str | os.PathLike[str]
@@ -130,12 +129,12 @@ def write(path: Path, header: dict[str, Any], arrays: Mapping[str, Array]) -> No
     path = os.fsdecode(path)
     check_ending(path)
     if path.endswith(SAFETENSORS):
-        _write_safetensors(path, _describe(header, arrays), arrays)
+        _safetensors.write(path, _describe(header, arrays), arrays)
         return
     plan = layout(header, arrays)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(plan.head)
-        file.write(_stream(file.write, map(little, arrays.values()), file.fileno()))
+        file.write(stream(file.write, map(little, arrays.values()), file.fileno()))
 
 
 def check_ending(path: str) -> None:
@@ -185,7 +184,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     """
     path = os.fsdecode(path)
     with naming(path):
-        return _read_safetensors(path) if path.endswith(SAFETENSORS) else _read(path)
+        return _safetensors.read(path) if path.endswith(SAFETENSORS) else _read(path)
 
 
 @contextlib.contextmanager
@@ -226,9 +225,9 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
         except ValueError as error:  # an array without elements that is too long in one axis
             raise ValueError(f"damaged ({error})") from None
         # What a file that shrinks meanwhile leaves unread, the checksums find.
-        if _stream(file.readinto, arrays.values()) != file.read():
+        if stream(file.readinto, arrays.values()) != file.read():
             raise ValueError(DAMAGED)
-    return header, {name: _native(array) for name, array in arrays.items()}
+    return header, {name: native(array) for name, array in arrays.items()}
 
 
 class Mapped(NamedTuple):
@@ -263,7 +262,7 @@ def mapped(path: Path) -> Mapped:
                 found = body[offset : offset + n_bytes].view(STORED[dtype]).reshape(shape)
             except ValueError as error:
                 raise ValueError(f"damaged ({error})") from None
-            arrays[name] = _native(found)
+            arrays[name] = native(found)
             offset += _padded(n_bytes)
         return Mapped(header, arrays, body, table)
 
@@ -276,45 +275,50 @@ def share(n_bytes: int, part: int, n_parts: int) -> tuple[int, int]:
 
 def sums(body: Array, first: int, stop: int) -> bytes:
     """The checksums of some blocks of BLOCK bytes of a file's arrays, as the file has them."""
-    return _stream(lambda piece: None, [body[first * BLOCK : stop * BLOCK]])
+    return stream(lambda piece: None, [body[first * BLOCK : stop * BLOCK]])
 
 
 def sums_of(array: Array) -> bytes:
     """The checksums of an array's own blocks."""
-    return _stream(lambda piece: None, [little(array)])
+    return stream(lambda piece: None, [little(array)])
 
 
 def _read_head(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Spec], int]:
-    """Read all that comes before the arrays: see `_parse`. The file has the length it should."""
+    """Read all that comes before the arrays: see `parse`. The file has the length it should."""
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(PREFIX.size)
     if not prefix.startswith(MAGIC[: len(prefix)]):
         raise ValueError("not a fastadam checkpoint")
     if len(prefix) < PREFIX.size:
-        raise ValueError(_truncated(size, f"at least {PREFIX.size}"))
+        raise ValueError(truncated(size, f"at least {PREFIX.size}"))
     _, version, n_text, length, text_sum, prefix_sum = PREFIX.unpack(prefix)
     if zlib.crc32(prefix[:-4]) != prefix_sum:
         raise ValueError(DAMAGED)
-    _check_version(version)
+    check_version(version)
     if size < length:
-        raise ValueError(_truncated(size, length))
+        raise ValueError(truncated(size, length))
     room = length - PREFIX.size - n_text
     if size > length or room < 0:
         raise ValueError(f"damaged (found {size} bytes, expected {length})")
     text = file.read(n_text)
     if zlib.crc32(text) != text_sum:
         raise ValueError(DAMAGED)
-    header, specs, total = _parse(text)
+    header, specs, total = parse(text)
     if total + _table_size(total) != room:
         raise ValueError(f"damaged (its arrays need {total} bytes, which is not what it has)")
     return header, specs, total
 
 
+def spec_of(array: Array) -> Spec:
+    is_code = array.dtype == np.uint16
+    return Spec(array.shape, BFLOAT16 if is_code else array.dtype.newbyteorder("<").str)
+
+
 def _describe(header: dict[str, Any], arrays: Mapping[str, Array]) -> bytes:
-    """A file's JSON; `_parse` reads it."""
+    """A file's JSON; `parse` reads it."""
     entries, offset = [], 0
     for name, array in arrays.items():
-        spec = _spec(array)
+        spec = spec_of(array)
         if spec.dtype not in DTYPES:
             raise TypeError(f"{name}: dtype {array.dtype}, which a checkpoint cannot hold")
         entries.append({"name": name, "offset": offset, **spec._asdict()})
@@ -322,7 +326,7 @@ def _describe(header: dict[str, Any], arrays: Mapping[str, Array]) -> bytes:
     return json.dumps({"header": header, "arrays": entries}).encode()
 
 
-def _parse(text: bytes) -> tuple[dict[str, Any], dict[str, Spec], int]:
+def parse(text: bytes) -> tuple[dict[str, Any], dict[str, Spec], int]:
     """Check a file's JSON; return the user's header, the arrays' specs and their size in bytes.
 
     The size includes the zeros that follow each array.
@@ -362,7 +366,7 @@ def _parse(text: bytes) -> tuple[dict[str, Any], dict[str, Spec], int]:
     return header, specs, total
 
 
-def _check_version(found: int | str) -> None:
+def check_version(found: int | str) -> None:
     if isinstance(found, int) and found > VERSION:
         raise ValueError(
             f"written by a newer version of fastadam (found format version {found}, "
@@ -372,7 +376,7 @@ def _check_version(found: int | str) -> None:
         raise ValueError(f"damaged (found format version {found!r}, expected {VERSION})")
 
 
-def _truncated(found: int, expected: object) -> str:
+def truncated(found: int, expected: object) -> str:
     return f"truncated (found {found} bytes, expected {expected})"
 
 
@@ -391,11 +395,11 @@ def little(array: Array) -> Array:
     return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
 
 
-def _native(array: Array) -> Array:
+def native(array: Array) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _stream(
+def stream(
     step: Callable[[memoryview], object], arrays: Iterable[Array], written: int | None = None
 ) -> bytes:
     """Read or write arrays step by step, while threads compute the checksums it returns.
@@ -509,123 +513,3 @@ def _mode(target: str) -> int | None:
     if not stat.S_ISREG(mode):  # a rename, by root, replaces even /dev/null
         raise OSError(errno.EINVAL, "not a regular file", target)
     return stat.S_IMODE(mode)
-
-
-def _safetensors() -> Any:
-    try:
-        importlib.import_module("safetensors.numpy")
-    except ImportError:
-        raise ImportError(
-            "files named .safetensors need the safetensors library: pip install safetensors"
-        ) from None
-    return importlib.import_module("safetensors")
-
-
-def _ml_dtypes(path: str) -> Any:
-    try:
-        return importlib.import_module("ml_dtypes")
-    except ImportError:
-        raise ImportError(
-            f"{path} holds bfloat16, for which the safetensors library needs ml_dtypes: "
-            "pip install ml_dtypes"
-        ) from None
-
-
-def _write_safetensors(path: str, text: bytes, arrays: Mapping[str, Array]) -> None:
-    library = _safetensors()
-    if "__metadata__" in arrays:
-        raise ValueError(f"{path}: safetensors has no array of the name '__metadata__'")
-    content = {name: _real(little(array)) for name, array in arrays.items()}
-    metadata = {
-        "fastadam": text.decode(),
-        "version": str(VERSION),
-        "crc32": _metadata_sum(text, content.values()),
-    }
-    for name, array in content.items():
-        if _spec(array).dtype == BFLOAT16:
-            content[name] = array.view(_ml_dtypes(path).bfloat16)
-    with replacing(path) as temporary:
-        mode = os.stat(temporary).st_mode
-        try:
-            library.numpy.save_file(content, temporary, metadata)
-        except library.SafetensorError as error:
-            raise OSError(errno.EIO, str(error), path) from error
-        os.chmod(temporary, mode)  # the library makes a new file that is the user's alone
-
-
-def _read_safetensors(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
-    library = _safetensors()
-    open(path, "rb").close()  # so that errors such as FileNotFoundError are those of open()
-    try:
-        with library.safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            if not {"fastadam", "version", "crc32"} <= set(metadata):
-                raise ValueError("not a fastadam checkpoint")
-            version = metadata["version"]
-            is_number = re.fullmatch("[1-9][0-9]{0,9}", version)
-            _check_version(int(version) if is_number else version)
-            text = metadata["fastadam"].encode()
-            header, specs, _ = _parse(text)
-            names = file.keys()
-            found = {name: _library_spec(file.get_slice(name)) for name in names}
-            if found != {name: _real_spec(spec) for name, spec in specs.items()}:
-                raise ValueError("damaged (its arrays are not those that its metadata describe)")
-            if any(spec.dtype == BFLOAT16 for spec in specs.values()):
-                _ml_dtypes(path)
-            content = {name: file.get_tensor(name) for name in specs}
-    except library.SafetensorError as error:
-        raise ValueError(_reason(path, error)) from None
-    if metadata["crc32"] != _metadata_sum(text, content.values()):
-        raise ValueError(DAMAGED)
-    return header, {
-        name: _native(content[name].reshape(-1).view(STORED[dtype]).reshape(shape))
-        for name, (shape, dtype) in specs.items()
-    }
-
-
-def _metadata_sum(text: bytes, arrays: Iterable[Array]) -> str:
-    """The checksum that stands in a safetensors file's metadata."""
-    return f"{zlib.crc32(_stream(lambda piece: None, arrays), zlib.crc32(text)):08x}"
-
-
-def _spec(array: Array) -> Spec:
-    is_code = array.dtype == np.uint16
-    return Spec(array.shape, BFLOAT16 if is_code else array.dtype.newbyteorder("<").str)
-
-
-def _library_spec(stored: Any) -> Spec:
-    """What the safetensors library says of an array that it has not read yet."""
-    dtype: str = stored.get_dtype()
-    ours = {theirs: name for name, theirs in DTYPES.items() if theirs}
-    return Spec(tuple(stored.get_shape()), ours.get(dtype, dtype))
-
-
-def _real_spec(spec: Spec) -> Spec:
-    """The spec that a safetensors file stores: of a complex array, with an axis for its parts."""
-    real = {"<c8": "<f4", "<c16": "<f8"}
-    return Spec((*spec.shape, 2), real[spec.dtype]) if spec.dtype in real else spec
-
-
-def _real(array: Array) -> Array:
-    """The array as a safetensors file stores it; it shares its memory."""
-    shape, dtype = _real_spec(_spec(array))
-    return array.reshape(-1).view(STORED[dtype]).reshape(shape)
-
-
-def _reason(path: str, error: Exception) -> str:
-    """What is wrong with a file that the safetensors library refuses."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        n_text = int.from_bytes(file.read(8), "little")
-        text = file.read(min(n_text, size))
-    if not text.startswith(b"{"):
-        return "not a fastadam checkpoint"
-    expected = 8 + n_text
-    if len(text) == n_text:
-        try:
-            entries = json.loads(text)
-            entries.pop("__metadata__", None)
-            expected += max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-            return f"damaged ({error})"
-    return _truncated(size, expected) if size < expected else f"damaged ({error})"

@@ -34,7 +34,7 @@ def flatten(spec: Spec, nest: Any, label: str) -> Iterator[Any]:
     """The leaves of `nest`, in the order of the spec, whose nesting it must repeat."""
     if isinstance(spec, dict):
         if not isinstance(nest, Mapping):
-            raise TypeError(f"{label}: expected a dict, found {kind(nest)}")
+            raise TypeError(f"{label}: expected a dict, found {kind(nest)}{_hint(nest)}")
         for key in spec:
             if key not in nest:
                 raise KeyError(
@@ -49,17 +49,21 @@ def flatten(spec: Spec, nest: Any, label: str) -> Iterator[Any]:
             yield from flatten(child, nest[key], f"{label}[{key!r}]")
     elif isinstance(spec, list):
         if not isinstance(nest, list | tuple):
-            raise TypeError(f"{label}: expected a list or tuple, found {kind(nest)}")
+            raise TypeError(f"{label}: expected a list or tuple, found {kind(nest)}{_hint(nest)}")
         children = list(nest)  # which keys of dicts within may shorten
         if len(children) != len(spec):
             raise ValueError(
-                f"{label}: expected {len(spec)} entries, found {len(children)}; give one for each "
-                "of the parameters, and None for one without a gradient"
+                f"{label}: expected {len(spec)} entries, found {len(children)}; gradients are "
+                "nested as the parameters are, with None for an array that has none"
             )
         for i, child in enumerate(spec):
             yield from flatten(child, children[i], f"{label}[{i}]")
     else:
         yield nest
+
+
+def _hint(nest: Any) -> str:
+    return "" if nest is not None else "; give None for each array in it that has no gradient"
 
 
 def build(spec: Spec, leaves: Sequence[Any]) -> Any:

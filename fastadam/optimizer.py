@@ -69,9 +69,10 @@ class Optimizer:
             float16 or bfloat16, its gradient may be any of these. With param groups a
             list with one entry for each group. None in place of a gradient
             skips that array and its step count; a `RowGrad` or a ``scipy.sparse`` array
-            of the parameter's shape steps a part of it. Gradients are only read and may
-            be in any memory layout. If left out, the step goes against the mean of the
-            gradients that `accumulate` got.
+            of the parameter's shape steps a part of it. A complex gradient is the derivative by
+            the real part plus i times that by the imaginary part, as in torch; autograd and
+            JAX give its conjugate. Gradients are only read and may be in any memory layout. If
+            left out, the step goes against the mean of the gradients that `accumulate` got.
         loss_scale : float, optional
             Gradients are divided by it.
 
@@ -120,7 +121,8 @@ class Optimizer:
         Notes
         -----
         The mean is the sum divided by the number of gradients, so it is infinite where the
-        sum overflows. `load` and `load_state_dict` drop what was kept.
+        sum overflows. `load` and `load_state_dict` drop what was kept. Until then `step` takes no
+        gradients of its own.
 
         Examples
         --------

@@ -54,7 +54,7 @@ BAD_GRADIENTS = {
     "None for a list": (
         lambda g: {**g, "layers": None},
         TypeError,
-        r"grads\['layers'\]: expected a list or tuple, found None",
+        r"grads\['layers'\]: expected a list or tuple, found None; give None for each array",
     ),
     "last is bad": (
         lambda g: {**g, "layers": [g["layers"][0], np.ones(1, np.complex64)]},

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastadam import _files
+from fastadam import _files, _safetensors
 
 HEADER = {"lr": 0.1, "betas": [0.9, 1 - 2**-53], "name": 'é\x00"', "none": None, "inf": math.inf}
 HOSTILE = [
@@ -275,7 +275,7 @@ def test_versions_that_there_are_not(tmp_path):
         metadata = {
             "fastadam": text,
             "version": version,
-            "crc32": _files._metadata_sum(text.encode(), []),
+            "crc32": _safetensors._metadata_sum(text.encode(), []),
         }
         found = refused(tmp_path / "x.safetensors", library.save({}, metadata))
         assert found == message.format(repr(version))
@@ -741,7 +741,7 @@ def test_safetensors_that_contradict_themselves(tmp_path, entries):
     metadata = {
         "fastadam": text.decode(),
         "version": "1",
-        "crc32": _files._metadata_sum(text, arrays.values()),
+        "crc32": _safetensors._metadata_sum(text, arrays.values()),
     }
     content = library.save(arrays, metadata)
     assert refused(tmp_path / "x.safetensors", content) == (
