@@ -25,9 +25,9 @@ def pytest_configure():
 #: best one and NumPy are enough. All others run on each.
 OF_PYTHON = {
     *("checkpoint", "compressed_state", "docs", "errors", "files", "free_threading", "groups"),
-    *("guests", "interrupts", "main", "memory", "mpi", "params", "recipes", "schedules", "scipy"),
-    *("sklearn", "torch", "torch_compressed", "torch_engines", "torch_foreign"),
-    *("torch_newer_members", "torch_optim", "training"),
+    *("guests", "interrupts", "main", "memory", "migration", "mpi", "params", "recipes"),
+    *("schedules", "scipy", "sklearn", "torch", "torch_compressed", "torch_engines"),
+    *("torch_foreign", "torch_newer_members", "torch_optim", "training"),
 }
 
 

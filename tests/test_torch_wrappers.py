@@ -7,7 +7,9 @@ optimizer, which load it.
 
 import os
 
+import numpy as np
 import pytest
+from migrations import after, before, off
 from processes import together
 
 torch = pytest.importorskip("torch")
@@ -308,3 +310,57 @@ def test_deepspeed_by_accelerate(compiled, tmp_path):
     """Accelerate does not put DeepSpeed's own optimizer in the place of ours."""
     pytest.importorskip("accelerate")
     together(deepspeed_by_accelerate, 1, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "theirs"),
+    [
+        ("AdamW", {"weight_decay": 0.0}, {}),
+        ("AdamW", {"weight_decay": 0.1}, {"weight_decay": 0.1}),
+        ("Adam", {"weight_decay": 0.1}, {"weight_decay": 0.1, "adamw_mode": False}),
+        ("AdamW", {"weight_decay": 0.0, "eps": 1e-3}, {"eps": 1e-3}),
+    ],
+)
+def test_deepspeeds_optimizer_by_itself(name, options, theirs):
+    """docs/migration.md: the same up to rounding, whose bound is that of test_migration.py."""
+    optimizer_class = pytest.importorskip("deepspeed.ops.adam").DeepSpeedCPUAdam
+    rng = np.random.default_rng(18)
+    start, grads = rng.standard_normal(100), rng.standard_normal((100, 100))
+    old, new = (nn.Parameter(torch.tensor(start, dtype=torch.float32)) for _ in range(2))
+    optimizers = (
+        optimizer_class([old], lr=0.01, **theirs),
+        getattr(fastadam.torch, name)([new], lr=0.01, **options),
+    )
+    for g in grads:
+        for p, optimizer in zip((old, new), optimizers, strict=True):
+            p.grad = torch.tensor(g, dtype=torch.float32)
+            optimizer.step()
+    assert off([old.detach()], [new.detach()]) < 5e-5
+    group = optimizers[0].param_groups[0]
+    assert group["eps"] == options.get("eps", 1e-8)
+    state = optimizers[0].state_dict()
+    array = old.detach().numpy().copy()
+    for optimizer in (getattr(fastadam.torch, name)([new]), getattr(fastadam, name)(array)):
+        optimizer.load_state_dict(state)
+        (entry,) = optimizer.state_dict()["state"].values()
+        assert int(entry["step"]) == 100
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert np.array_equal(entry[key], state["state"][0][key])
+        assert optimizer.param_groups[0]["weight_decay"] == options["weight_decay"]
+
+
+def test_migration_from_deepspeed(capsys):
+    """The programs of docs/migration.md, whose gradients are those of the parameters."""
+    pytest.importorskip("deepspeed")
+    title = "DeepSpeed's CPUAdam"
+    assert off(after(title, capsys), before(title)) < 5e-5
+
+
+def test_what_deepspeeds_optimizer_refuses():
+    optimizer_class = pytest.importorskip("deepspeed.ops.adam").DeepSpeedCPUAdam
+    with pytest.raises(RuntimeError, match="AMSGrad"):
+        optimizer_class([nn.Parameter(torch.ones(3))], amsgrad=True)
+    optimizer = optimizer_class([nn.Parameter(torch.ones(3, dtype=torch.float64))])
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(3, dtype=torch.float64)
+    with pytest.raises(Exception, match=r"(?i)double|float64|type"):
+        optimizer.step()
