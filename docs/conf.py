@@ -1,6 +1,5 @@
 """The site's settings; ``nox -s docs`` builds it into docs/_build/html."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -54,17 +53,6 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 
-#: Pages that have their place in the navigation and are still to be written.
-PLANNED = ["quickstart", "tutorials/index", "guide/index", "when-not"]
-PLANNED += ["migration", "kernel", "scaling", "comparison"]
-
-
-def leave_out_planned(app, docname, source):
-    if docname == "index":
-        for name in set(PLANNED) - app.env.found_docs:
-            source[0] = re.sub(rf"^(.* <)?{name}>?\n", "", source[0], flags=re.M)
-
-
 def mend_roles(app, pagename, templatename, context, doctree):
     """docutils gives entries of a list a role that has no list, and is deprecated."""
     if "body" in context:
@@ -72,5 +60,4 @@ def mend_roles(app, pagename, templatename, context, doctree):
 
 
 def setup(app):
-    app.connect("source-read", leave_out_planned)
     app.connect("html-page-context", mend_roles)
