@@ -53,6 +53,7 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 
+
 def mend_roles(app, pagename, templatename, context, doctree):
     """docutils gives entries of a list a role that has no list, and is deprecated."""
     if "body" in context:

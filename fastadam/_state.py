@@ -140,6 +140,7 @@ def read_state(
     merged, changes = [], []
     for group, new, traits in zip(groups, saved_groups, arrays.traits, strict=True):
         _hyper.check_params(group, traits)
+        check_is_corrected(new)
         taken = {k: untensored(v) for k, v in new.items() if k not in NOT_TAKEN}
         whole = {**group, **taken, **fixed}
         # State that the options ask for and that was not made yet will be made here.
@@ -166,6 +167,14 @@ def read_state(
     )
     counts = counts._replace(finished=max(finished, *counts.steps), skipped=skipped)
     return Loaded(new_slots, counts, changes)
+
+
+def check_is_corrected(group: Mapping[str, Any]) -> None:
+    """Refuse what DeepSpeed's CPUAdam may save: a group without bias correction."""
+    if group.get("bias_correction") is False:
+        raise ValueError(
+            "bias_correction=False, which fastadam does not have; it always corrects the moments"
+        )
 
 
 def check_layout(state_dict: Any) -> None:

@@ -877,3 +877,17 @@ def test_float64_gradients_of_float32_parameters_are_refused():
 def test_links_lead_to_sections():
     anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in TITLES}
     assert set(re.findall(r"\]\(#(.*?)\)", PAGE)) <= anchors
+
+
+def test_a_state_dict_without_bias_correction_is_refused():
+    torch = pytest.importorskip("torch")
+    import fastadam.torch
+
+    p, w = torch.nn.Parameter(torch.ones(3)), np.ones(3, np.float32)
+    for opt in (fastadam.torch.AdamW([p]), fastadam.AdamW(w)):
+        saved = opt.state_dict()
+        saved["param_groups"][0]["bias_correction"] = True
+        opt.load_state_dict(saved)
+        saved["param_groups"][0]["bias_correction"] = False
+        with pytest.raises(ValueError, match="bias_correction=False"):
+            opt.load_state_dict(saved)

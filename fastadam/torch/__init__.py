@@ -24,6 +24,7 @@ What differs from torch's own:
 - The step count in a state is a float64 tensor, which does not stop at 2**24.
 - The sparse gradient of an embedding changes only the rows that it has, as
   ``torch.optim.SparseAdam`` does, and their state; those of other rows do not decay.
+  ``SparseAdam`` places epsilon as ``epsilon_hat=True`` does.
 - Gradients and parameters may have any strides, and they need not be alike. Parameters that
   share memory raise an error.
 - ``foreach`` and ``fused`` choose nothing here; ``capturable`` and ``differentiable`` raise an

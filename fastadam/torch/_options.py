@@ -9,7 +9,7 @@ import torch
 
 from fastadam import _hyper
 from fastadam._rules import Rule
-from fastadam._state import untensored
+from fastadam._state import check_is_corrected, untensored
 from fastadam.torch._memory import HALF
 
 #: The options that all classes of torch lack, as they are where a pickle does not have them.
@@ -26,7 +26,10 @@ def name_of(group: int, place: int) -> str:
 def refuse(options: Any) -> None:
     for key in ("capturable", "differentiable"):
         if options.get(key):
-            raise RuntimeError(f"`fastadam` does not support `{key}`")
+            raise RuntimeError(
+                f"`fastadam` does not support `{key}`; in a state dict, set it to False"
+            )
+    check_is_corrected(options)
     if callable(options.get("lr")):
         raise TypeError(
             "lr is a function; with torch, use torch.optim.lr_scheduler (LambdaLR takes a function)"
