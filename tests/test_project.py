@@ -45,18 +45,6 @@ def test_pythons():
     assert built == [f"cp3{minor}" for minor in minors]
 
 
-def test_platforms():
-    """The README's table is that of the documentation without its last column."""
-    tables = [
-        re.findall(
-            r"^\|([^|]*\|[^|]*\|)", text.partition("| platform |")[2].partition("\n\n")[0], re.M
-        )
-        for text in ((ROOT / name).read_text() for name in ("README.md", "docs/platforms.md"))
-    ]
-    assert tables[0]
-    assert tables[0] == tables[1]
-
-
 def test_actions_are_pinned():
     uses = [
         line.split("uses:")[1].strip()
