@@ -19,6 +19,12 @@ from migrations import PAGE, PRELUDE, TITLES, after, before, child, off, program
 import fastadam
 from fastadam import schedules
 
+
+@pytest.fixture
+def backend():
+    """One is enough: all give the same bits, and the other packages are slow to start."""
+
+
 #: The bounds that the page has, for its reasons, over 100 steps.
 ROUNDING = {"float64": 1e-13, "float32": 5e-5}
 RATE_IN_FLOAT32 = 1e-7
