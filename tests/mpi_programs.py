@@ -17,7 +17,7 @@ from members import BY_NAME
 from mpi4py import MPI
 
 import fastadam
-from fastadam import _codecs, _files, schedules
+from fastadam import _files, schedules
 from fastadam._numpy import NORM_BLOCK
 from fastadam.mpi import DistributedOptimizer, ZeroRedundancyOptimizer, _base, _distributed, _zero
 from fastadam.mpi._cuts import cut
@@ -227,28 +227,36 @@ def large(path):
     """More numbers than 32 bits can count, of which the first and the last ones are looked at."""
     from ml_dtypes import bfloat16
 
-    n = (1 << 31) + 3 * NORM_BLOCK + 5
+    n, m = (1 << 31) + 3 * NORM_BLOCK + 5, 9000
     w, grad = np.zeros(n, bfloat16), np.zeros(n, bfloat16)
-    ends = [slice(0, 5000), slice(n - 9000, n)]
+    ends = [slice(0, m), slice(n - m, n)]
     rng = np.random.default_rng(0)
-    opt = ZeroRedundancyOptimizer(w, fastadam.Lion, lr=0.1, state_dtype="int8", seed=1)
-    few = [np.zeros(end.stop - end.start, bfloat16) for end in ends]
-    alone = fastadam.Lion(few, lr=0.1)
-    for _ in range(2):
-        given = [rng.standard_normal(len(own)).astype(bfloat16) for own in few]
+    opt = ZeroRedundancyOptimizer(w, fastadam.Lion, lr=0.125, state_dtype="int8")
+    few = [np.zeros(m, bfloat16) for _ in ends]
+    alone = fastadam.Lion(few, lr=0.125)
+    for step in range(2):
+        given = [rng.standard_normal(m).astype(bfloat16) for _ in ends]
         for end, values in zip(ends, given, strict=True):
             grad[end] = values
         opt.step(grad)
         alone.step(given)
         for end, own in zip(ends, few, strict=True):
-            assert w[end].tobytes() == own.tobytes()
+            unlike = np.count_nonzero(w[end] != own)
+            assert unlike <= step * m / 50  # 8 bits may give the sum of both steps another sign
+    assert not w[m : n - m : 12345].any()
     opt.save(path, params=True)
     file = _files.mapped(path)
     file.check(rank, size)
-    assert file.arrays["0"][-9000:].tobytes() == few[1].tobytes()
-    blocks = file.arrays["0.exp_avg"][-(9000 // 64) :]
-    (moment,) = _codecs.decoded(fastadam.Lion._rule, [blocks], 9000 // 64 * 64)
-    print(moment)
+    assert np.array_equal(file.arrays["0"][-m:], w[-m:].view(np.uint16))
+    last = w[-m:].copy()
+    del opt
+    w[...] = 0
+    again = ZeroRedundancyOptimizer(w, fastadam.Lion, state_dtype="int8")
+    again.load(path)
+    assert np.array_equal(w[-m:], last)
+    again.step(grad)
+    alone.step(given)
+    assert np.count_nonzero(w[-m:] != few[1]) <= m / 50
 
 
 def checkpoint(path, mode, name, dtype, state_dtype):

@@ -28,11 +28,11 @@ def start_on_ranks(ranks, *arguments, **environment):
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def on_ranks(ranks, *arguments, **environment):
+def on_ranks(ranks, *arguments, seconds=60, **environment):
     """Run Python with these arguments on so many ranks, which must end well."""
     with start_on_ranks(ranks, *arguments, **environment) as job:
         try:
-            output, errors = job.communicate(timeout=60)
+            output, errors = job.communicate(timeout=seconds)
         finally:
             job.kill()
     assert job.returncode == 0, f"{output}\n{errors}"

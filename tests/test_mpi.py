@@ -1,4 +1,8 @@
-"""fastadam.mpi under mpiexec; mpi_programs.py has what the processes do."""
+"""fastadam.mpi under mpiexec; mpi_programs.py has what the processes do.
+
+FASTADAM_TEST_KILLS is how many ranks are killed while they save. With FASTADAM_TEST_LARGE=1 there
+is a test of more numbers than 32 bits count.
+"""
 
 import os
 import pathlib
@@ -113,13 +117,20 @@ def test_checkpoints_know_no_ranks(run, tmp_path, kind, name, dtype, state_dtype
         run(ranks, kind, path, "load", name, dtype, state_dtype)
 
 
+if "FASTADAM_TEST_LARGE" in os.environ:  # which takes 16 GB of memory and 11 of disk
+
+    def test_more_numbers_than_32_bits_count(backend, tmp_path):
+        arguments = PROGRAMS, "large", tmp_path / "x.ckpt"
+        on_ranks(2, *arguments, seconds=900, **environment_of(backend))
+
+
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_files_that_one_rank_cannot_write_or_read(run, tmp_path, ranks):
     run(ranks, "refused_files", str(tmp_path / "x.ckpt"))
 
 
 def test_a_killed_rank_leaves_the_old_checkpoint_or_the_new(backend, tmp_path):
-    """FASTADAM_TEST_KILLS is how many are killed, each at another moment of a save."""
+    """They are killed at random moments of a save, or just before or after it."""
     path, rng = tmp_path / "x.ckpt", np.random.default_rng()
     for number in range(KILLS):
         ranks = 2 + number % 3
