@@ -72,7 +72,7 @@ def usable_cpus() -> int | None:
     return os.cpu_count()
 
 
-def library_of(extension: str, function: str) -> str | None:
+def shared_library(extension: str, function: str) -> str | None:
     """The path of the library from which an imported extension takes a function of C."""
 
     class Found(ctypes.Structure):

@@ -50,7 +50,8 @@ def report() -> dict[str, Any]:
         "backend_reason": why_backend(config),
         "instruction_set_reason": _why_instruction_set(config),
         "threads_reason": _why_threads(config, cpu),
-        "openmp_runtime": native and _machine.library_of(native.__file__, "omp_get_max_threads"),
+        "openmp_runtime": native
+        and _machine.shared_library(native.__file__, "omp_get_max_threads"),
         "cpu": cpu,
         "packages": packages,
         "mpi_library": _machine.mpi_library() if packages["mpi4py"]["version"] else None,

@@ -333,11 +333,11 @@ class TestReasons:
 @pytest.mark.skipif(sys.platform == "win32", reason="it cannot be asked there")
 def test_the_openmp_runtime_is_a_library():
     native = _backend.native().__file__
-    path = Path(_machine.library_of(native, "omp_get_max_threads"))
+    path = Path(_machine.shared_library(native, "omp_get_max_threads"))
     assert path.is_file()
     assert "omp" in path.name
-    assert _machine.library_of(native, "no_such_function") is None
-    assert _machine.library_of("/no/such/library", "main") is None
+    assert _machine.shared_library(native, "no_such_function") is None
+    assert _machine.shared_library("/no/such/library", "main") is None
 
 
 class TestPackages:
@@ -491,28 +491,28 @@ class TestMPILibrary:
         monkeypatch.chdir(tmp_path)
 
     @staticmethod
-    def library(folder):
+    def make_library(folder):
         """A file of no content: to load it would be an error."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "libmpi.so.40").touch()
         return str(folder / "libmpi.so.40")
 
     def test_none(self, tmp_path):
-        self.library(tmp_path)  # the current folder is none of the places
+        self.make_library(tmp_path)  # the current folder is none of the places
         if not any(Path(place).exists() for place in ("/opt/homebrew/lib", "/opt/local/lib")):
             assert _machine.mpi_library() is None
 
     def test_in_the_environment_of_python(self, tmp_path):
-        path = self.library(tmp_path / "lib")
+        path = self.make_library(tmp_path / "lib")
         assert _machine.mpi_library() == path
 
     def test_where_a_variable_says(self, tmp_path, monkeypatch):
-        self.library(tmp_path / "lib")
-        path = self.library(tmp_path / "module/lib")
+        self.make_library(tmp_path / "lib")
+        path = self.make_library(tmp_path / "module/lib")
         places = [str(tmp_path / "gone"), str(tmp_path / "module/lib")]
         monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join(places))
         assert _machine.mpi_library() == path
-        own = self.library(tmp_path / "own")
+        own = self.make_library(tmp_path / "own")
         monkeypatch.setenv("MPI4PY_LIBMPI", own)
         assert _machine.mpi_library() == own
 
