@@ -1,159 +1,38 @@
-"""What test_mpi.py runs under mpiexec: ``python mpi_programs.py NAME ARGUMENTS``."""
+"""What test_mpi.py runs under mpiexec: ``python mpi_programs.py NAME ARGUMENTS``.
+
+mpi_parts.py and mpi_files.py have some of the programs.
+"""
 
 import copy
 import doctest
-import errno
 import itertools
-import os
 import pathlib
 import re
-import resource
 import sys
-import tempfile
 from functools import partial
 
+import mpi_files
+import mpi_parts
 import numpy as np
 from members import BY_NAME
-from mpi4py import MPI
+from mpi_checks import (
+    arrays_of,
+    check_refused,
+    comm,
+    grads_of,
+    mean,
+    pair,
+    rank,
+    same,
+    seen,
+    size,
+    train,
+)
 
 import fastadam
-from fastadam import _files, schedules
 from fastadam._numpy import NORM_BLOCK
 from fastadam.mpi import DistributedOptimizer, ZeroRedundancyOptimizer, _base, _distributed, _zero
 from fastadam.mpi._cuts import cut
-
-comm = MPI.COMM_WORLD
-rank, size = comm.rank, comm.size
-
-
-def params_of(dtype="float32"):
-    """Groups of arrays, most of which are cut; the same on all ranks."""
-    rng = np.random.default_rng(0)
-    if dtype == "bfloat16":
-        from ml_dtypes import bfloat16 as dtype
-
-    def draw(*shape, dtype=dtype):
-        return rng.standard_normal(shape).astype(np.float32).astype(dtype)
-
-    return [
-        {
-            "params": {"W": draw(300, 70), "b": draw(70), "F": np.asfortranarray(draw(100, 90))},
-            "weight_decay": 0.125,
-        },
-        {
-            "params": [draw(90, 200)[:, ::2], draw(5, 1), draw(0, 3), draw()],
-            "lr": schedules.cosine_decay(0.1, 40),
-        },
-    ]
-
-
-def arrays_of(groups):
-    return [*groups[0]["params"].values(), *groups[1]["params"]]
-
-
-def leaves(group):
-    return group.values() if isinstance(group, dict) else group
-
-
-def grads_of(groups, step, of_rank):
-    rng = np.random.default_rng(1000 * step + of_rank)
-    found = [rng.standard_normal(p.shape).astype(p.dtype) for p in arrays_of(groups)]
-    if step % 5 == 2:
-        found[1] = None
-    if step % 5 == 3 and of_rank != size - 1:  # one rank alone has it
-        found[2] = None
-    if step == 7 and of_rank == size - 1:
-        found[3][2, 2] = np.nan
-    return [dict(zip(groups[0]["params"], found[:3], strict=True)), found[3:]]
-
-
-def mean(all_of_it):
-    """The mean of all ranks' gradients, added up in their order."""
-    flat = [[*first.values(), *second] for first, second in all_of_it]
-    means = []
-    for grads in zip(*flat, strict=True):
-        given = [g for g in grads if g is not None]
-        if not given:
-            means.append(None)
-            continue
-        total = np.zeros_like(given[0], np.result_type(given[0].dtype, np.float32))
-        for g in given:
-            total = total + g
-        by = total.real.dtype.type(size)
-        if total.dtype.kind == "c":  # NumPy's division of complex numbers rounds otherwise
-            means.append(np.asarray(total.real / by + 1j * (total.imag / by), total.dtype))
-        else:
-            means.append(np.asarray(total / by, total.dtype))
-    return [dict(zip(all_of_it[0][0], means[:3], strict=True)), means[3:]]
-
-
-def same(left, right):
-    return all(
-        np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(left, right, strict=True)
-    )
-
-
-def check_refused(arrays, call, kind, *words):
-    """A call raises an error with these words, and leaves the arrays as they are; its message."""
-    before = [p.copy() for p in arrays]
-    try:
-        call()
-    except kind as error:
-        message = str(error)
-    else:
-        message = ""
-    assert message
-    assert [word for word in words if word not in message] == [], message
-    assert same(before, arrays)
-    return message
-
-
-def check_file(path, alone):
-    """A file is the one that a single process writes, and nothing else is left."""
-    if rank == 0:
-        folder = pathlib.Path(path).parent
-        assert [p.name for p in folder.iterdir()] == [pathlib.Path(path).name]
-        other = str(folder / "alone") + pathlib.Path(path).suffix
-        alone.save(other, params=True, rng=np.random.default_rng(7))
-        if path.endswith(".safetensors"):  # whose library puts metadata in any order
-            found, expected = _files.read(path), _files.read(other)
-            assert found[0] == expected[0]
-            assert list(found[1]) == list(expected[1])
-            assert same(found[1].values(), expected[1].values())
-        else:
-            assert pathlib.Path(path).read_bytes() == pathlib.Path(other).read_bytes()
-
-
-def seen(state_dict):
-    """All of a state dict but the functions in it."""
-    groups = [{**group, "lr": None} for group in state_dict["param_groups"]]
-    entries = {
-        key: {name: np.asarray(value).tobytes() for name, value in entry.items()}
-        for key, entry in state_dict["state"].items()
-    }
-    return entries, groups
-
-
-def pair(name, dtype="float32", **options):
-    cls, ours, theirs = getattr(fastadam, name), params_of(dtype), params_of(dtype)
-    spread = ZeroRedundancyOptimizer(
-        ours, cls, deterministic=True, bucket_bytes=1 << 15, lr=0.01, **options
-    )
-    return spread, cls(theirs, lr=0.01, **options), ours, theirs
-
-
-def train(spread, alone, ours, theirs, steps, first=0):
-    for step in range(first, first + steps):
-        grads = [grads_of(ours, step, r) for r in range(size)]
-        spread.step(grads[rank], loss_scale=4.0)
-        alone.step(mean(grads), loss_scale=4.0)
-        assert same(arrays_of(ours), arrays_of(theirs)), step
-        if spread.grad_norm is not None:
-            assert np.array_equal(spread.grad_norm, alone.grad_norm, equal_nan=True)
-    assert (spread.finished_steps, spread.skipped_steps) == (
-        alone.finished_steps,
-        alone.skipped_steps,
-    )
 
 
 def bits(name, dtype, state_dtype):
@@ -221,68 +100,6 @@ def resident():
     """How many bytes this process has in memory."""
     fields = pathlib.Path("/proc/self/status").read_text()
     return 1024 * int(re.search(r"VmRSS:\s+(\d+) kB", fields)[1])
-
-
-def large(path):
-    """More numbers than 32 bits can count, of which the first and the last ones are looked at."""
-    from ml_dtypes import bfloat16
-
-    n, m = (1 << 31) + 3 * NORM_BLOCK + 5, 9000
-    w, grad = np.zeros(n, bfloat16), np.zeros(n, bfloat16)
-    ends = [slice(0, m), slice(n - m, n)]
-    rng = np.random.default_rng(0)
-    opt = ZeroRedundancyOptimizer(w, fastadam.Lion, lr=0.125, state_dtype="int8")
-    few = [np.zeros(m, bfloat16) for _ in ends]
-    alone = fastadam.Lion(few, lr=0.125)
-    for step in range(2):
-        given = [rng.standard_normal(m).astype(bfloat16) for _ in ends]
-        for end, values in zip(ends, given, strict=True):
-            grad[end] = values
-        opt.step(grad)
-        alone.step(given)
-        for end, own in zip(ends, few, strict=True):
-            unlike = np.count_nonzero(w[end] != own)
-            assert unlike <= step * m / 50  # 8 bits may give the sum of both steps another sign
-    assert not w[m : n - m : 12345].any()
-    opt.save(path, params=True)
-    file = _files.mapped(path)
-    file.check(rank, size)
-    assert np.array_equal(file.arrays["0"][-m:], w[-m:].view(np.uint16))
-    last = w[-m:].copy()
-    del opt
-    w[...] = 0
-    again = ZeroRedundancyOptimizer(w, fastadam.Lion, state_dtype="int8")
-    again.load(path)
-    assert np.array_equal(w[-m:], last)
-    again.step(grad)
-    alone.step(given)
-    assert np.count_nonzero(w[-m:] != few[1]) <= m / 50
-
-
-def checkpoint(path, mode, name, dtype, state_dtype):
-    """Written on some ranks, and read on others, and without MPI."""
-    options = {"max_grad_norm": 30.0, "skip_nonfinite": True, "seed": 5}
-    options["state_dtype"] = None if state_dtype == "None" else state_dtype
-    if not BY_NAME[name].averages_itself:
-        options["ema_decay"] = 0.75
-    both = pair(name, dtype, **options)
-    spread, alone, ours, theirs = both
-    if mode == "save":
-        train(*both, 5)
-        spread.save(path, params=True, rng=np.random.default_rng(7))
-        check_file(path, alone)
-    else:
-        rngs = [np.random.default_rng(1) for _ in range(2)]
-        spread.load(path, rng=rngs[0])
-        alone.load(path, rng=rngs[1])
-        assert rngs[0].bit_generator.state == rngs[1].bit_generator.state
-        assert same(arrays_of(ours), arrays_of(theirs))
-        train(*both, 5, first=20)
-        state = spread.state_dict(to=size - 1)
-        assert (state is None) == (rank != size - 1)
-        whole = alone.state_dict()
-        spread.load_state_dict(whole)
-        assert seen(spread.state_dict()) == seen(whole)
 
 
 def errors():
@@ -453,237 +270,6 @@ def misuse(path):
     assert len(refused(lambda: ZeroRedundancyOptimizer(many, fastadam.Adam), RuntimeError)) < 600
 
 
-def saves(path):
-    """Save again and again; rank 0 says which rank is which process, and what was saved."""
-    w = np.zeros(1 << 20, np.float32)
-    opt = ZeroRedundancyOptimizer(w, fastadam.Adam)
-    pids = comm.gather(os.getpid())
-    if rank == 0:
-        print(*pids, flush=True)
-    for count in itertools.count(1):
-        opt.step(np.full_like(w, count))
-        w[...] = count
-        opt.save(path, params=True)
-        if rank == 0:
-            print("saved", flush=True)
-
-
-def refused_files(path):
-    """What one rank cannot write or read, no rank does; the old file and the state stay."""
-    spread, _, ours, _ = pair("Adam")
-    spread.save(path, params=True)
-    spread.step(grads_of(ours, 0, rank))
-    file, last = pathlib.Path(path), size - 1
-    before, state = file.read_bytes(), seen(spread.state_dict())
-
-    def check(call, kind, *words):
-        check_refused(arrays_of(ours), call, kind, *words)
-        assert seen(spread.state_dict()) == state  # which all ranks call
-        assert file.read_bytes() == before
-        assert list(file.parent.iterdir()) == [file]
-
-    def save(name=path, **options):
-        return lambda: spread.save(name, **options)
-
-    check(save(params=rank == 0), RuntimeError, "the ranks do not do the same")
-    check(save(rng=np.random.default_rng(rank)), RuntimeError, "the ranks do not do the same")
-    check(save(rng=[7] if rank == last else []), TypeError, f"rank {last}: rng is")
-    check(save("x.npz" if rank == last else path), ValueError, f"rank {last}: x.npz")
-    group, b = ours[0]["params"], ours[0]["params"]["b"]
-    if rank == last:
-        group["b"] = b.copy()
-    check(save(params=True), ValueError, f"rank {last}: ", "params[0]['b']")
-    group["b"] = b
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for full in (0, last):  # as if the disk of one rank were full
-        if rank == full:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, limits[1]))
-        check(save(params=True), OSError, f"rank {full}: [Errno {errno.EFBIG}]", path)
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    check(lambda: spread.load(path if rank == 0 else path + "x"), FileNotFoundError, "rank 1: ")
-    with tempfile.TemporaryDirectory() as folder:
-        damaged = pathlib.Path(folder) / "x.ckpt"
-        damaged.write_bytes(before[:-40] + bytes([before[-40] ^ 1]) + before[-39:])
-        check(lambda: spread.load(damaged), ValueError, f"rank {last}: ", "/x.ckpt: damaged")
-        newer = f"{folder}/y.ckpt"
-        spread.save(newer)  # where rank 0 says
-        mine = path if rank else newer
-        check(lambda: spread.load(mine), RuntimeError, "the ranks do not do the same")
-    spread.load(path)
-    assert spread.finished_steps == 0
-    averaged, _, copies, _ = pair("Adam", ema_decay=0.5)
-    for param in arrays_of(copies):
-        param[...] = 0
-    averaged.load(path)
-    assert same([p for group in averaged.averaged_params() for p in leaves(group)], arrays_of(ours))
-
-
-def no_library(path):
-    """Without the safetensors library, the error is the one that is documented."""
-    spread, _, ours, _ = pair("Adam")
-    sys.modules["safetensors.numpy"] = None
-    for call in (spread.save, spread.load):
-        check_refused(arrays_of(ours), lambda call=call: call(path), ImportError, "pip install")
-
-
-def other_arrays(path):
-    """Files that differ in their arrays alone are noticed, also in the format of safetensors."""
-    w = np.ones(9)
-    opt = ZeroRedundancyOptimizer(w, fastadam.Adam)
-    folder = pathlib.Path(path).parent
-    for number in range(size):
-        opt.save(folder / f"{number}.safetensors", params=True)
-        w += 1
-    own = folder / f"{rank}.safetensors"
-    check_refused([w], lambda: opt.load(own), RuntimeError, "the ranks do not do the same: load")
-
-
-def flip(path, place):
-    """Change a bit of a file."""
-    comm.Barrier()
-    if rank == 0:
-        with open(path, "r+b") as file:
-            file.seek(place)
-            byte = file.read(1)[0]
-            file.seek(place)
-            file.write(bytes([byte ^ 1]))
-    comm.Barrier()
-
-
-def damaged(path):
-    """Damage anywhere in a file of many blocks is found by some rank and refused by all."""
-    w = np.ones(3 << 20, np.float32)
-    opt = ZeroRedundancyOptimizer(w, fastadam.Adam)
-    opt.step(w)
-    opt.save(path, params=True)
-    n_bytes = os.path.getsize(path)
-    assert n_bytes > 2 * size * _files.BLOCK
-    for place in (5, 40, *range(_files.BLOCK // 2, n_bytes, _files.BLOCK), n_bytes - 1):
-        flip(path, place)
-        check_refused([w], lambda: opt.load(path), ValueError, "x.ckpt: ")
-        flip(path, place)
-    opt.load(path)
-    if rank == 0:
-        os.truncate(path, n_bytes - 1)
-    comm.Barrier()
-    check_refused([w], lambda: opt.load(path), ValueError, "x.ckpt: truncated")
-
-
-def overwritten(path):
-    """What was loaded does not change with the file."""
-    w = np.ones(100, np.float32)
-    opt = DistributedOptimizer(w, fastadam.Adam, state_dtype="bfloat16")
-    opt.step(w)
-    opt.save(path)
-    opt.load(path)
-    before = seen(opt.state_dict())
-    comm.Barrier()
-    if rank == 0:
-        with open(path, "r+b") as file:
-            file.write(bytes(os.path.getsize(path)))
-    comm.Barrier()
-    assert seen(opt.state_dict()) == before
-
-
-def own_part(rows, width):
-    """Where this rank's rows begin and end; blocks of 64 numbers are whole."""
-    edges = [8 * (rows // 8 * r // size) for r in range(size)] + [rows]
-    return slice(edges[rank], edges[rank + 1])
-
-
-def parts_and_whole(name, dtype, state_dtype):
-    """Optimizers of this rank's rows of an array, and of all of it; a vector is the last rank's."""
-    rng = np.random.default_rng(1)
-    rows, width = 90, 4096 // 8
-    here = own_part(rows, width)
-    whole = {"x": rng.standard_normal((rows, width)).astype(dtype), "y": np.ones(7)}
-    own = {"x": whole["x"][here].copy(), "y": np.ones(7 if rank == size - 1 else 0)}
-    options = {"lr": schedules.cosine_decay(0.1, 30), "seed": 4, "skip_nonfinite": True}
-    options["max_grad_norm"] = 50.0
-    if state_dtype != "None":
-        options["state_dtype"] = state_dtype
-        del whole["y"], own["y"]
-    cls = getattr(fastadam, name)
-    return DistributedOptimizer(own, cls, **options), cls(whole, **options), here
-
-
-def train_parts(spread, alone, here, steps, seed):
-    rng = np.random.default_rng(seed)
-    own, whole = spread.params, alone.params
-    for step in range(steps):
-        grad = rng.standard_normal(whole["x"].shape).astype(whole["x"].dtype)
-        if step == 5:
-            grad[-1, 3] = np.inf
-        grads = {"x": grad, "y": None if step % 4 == 1 else np.full(7, 0.5)}
-        local = {"x": grad[here], "y": grads["y"]}
-        if local["y"] is not None and rank < size - 1:
-            local["y"] = local["y"][:0]
-        alone.step({key: grads[key] for key in whole})
-        spread.step({key: local[key] for key in own})
-        assert own["x"].tobytes() == whole["x"][here].tobytes(), step
-        if "y" in own and rank == size - 1:
-            assert own["y"].tobytes() == whole["y"].tobytes(), step
-        if step != 5:
-            assert spread.grad_norm == alone.grad_norm
-    assert spread.skipped_steps == alone.skipped_steps
-    assert spread.finished_steps == alone.finished_steps
-
-
-def parts(name, state_dtype):
-    """Each rank steps its rows of an array, with the bits of one process that steps all of it."""
-    spread, alone, here = parts_and_whole(name, "float32", state_dtype)
-    train_parts(spread, alone, here, 12, seed=2)
-    assert spread.skipped_steps == 1
-    own = spread.params
-    if BY_NAME[name].averages_itself:
-        averages = spread.averaged_params()["x"], alone.averaged_params()["x"]
-        assert averages[0].tobytes() == averages[1][here].tobytes()
-    refused = partial(check_refused, [own["x"]])
-    last = size - 1
-    bad = {k: np.ones_like(p) for k, p in own.items()}
-    if rank == last:
-        bad["x"] = np.ones((3, 3), np.float32)
-    refused(lambda: spread.step(bad), ValueError, f"rank {last}: ", "grads['x']", "(3, 3)")
-    if size > 1:
-        lacking = {k: np.ones_like(p) for k, p in own.items()}
-        if rank == last:
-            lacking["x"] = None
-        refused(lambda: spread.step(lacking), RuntimeError, "the ranks do not do the same")
-        if state_dtype == "int8":
-            odd = np.ones(5000 + 3 * (rank == 0), np.float32)
-            refused(
-                lambda: DistributedOptimizer(odd, fastadam.Adam, state_dtype="int8"), ValueError,
-                "rank 1: params begins at number 5003",
-            )  # fmt: skip
-
-
-def parts_checkpoint(path, mode, name, dtype, state_dtype):
-    """Parts that were saved on some ranks go on as others on other ranks, and as a whole."""
-    spread, alone, here = parts_and_whole(name, dtype, state_dtype)
-    if mode == "save":
-        train_parts(spread, alone, here, 4, seed=2)
-        spread.save(path, params=True, rng=np.random.default_rng(7))
-        check_file(path, alone)
-        return
-    for opt in (spread, alone):
-        for param in opt.params.values():
-            param[...] = 0
-        opt.load(path, rng=np.random.default_rng())
-    assert spread.finished_steps == 4
-    train_parts(spread, alone, here, 4, seed=3)
-    shorter = {key: param[:1].copy() for key, param in spread.params.items()}
-    other = DistributedOptimizer(shorter, type(alone), **{
-        key: alone.defaults[key] for key in ("lr", "state_dtype")
-    })  # fmt: skip
-    check_refused(
-        list(shorter.values()),
-        lambda: other.load(path, rng=[]),
-        ValueError,
-        "of params[",
-        "has shape",
-    )
-
-
 def cuts():
     """All numbers are in one piece; blocks are whole, and arrays of 4,096 numbers have no piece
     with fewer."""
@@ -723,30 +309,6 @@ def untouched():
     assert spread.grad_norm == alone.grad_norm
 
 
-def columns(path):
-    """Parts that do not fit along their first axis are a vector in a file; blocks stay whole."""
-    own = np.full((5, 2 + rank), 1.0 + rank, np.float32)
-    opt = DistributedOptimizer(own, fastadam.Adam)
-    opt.save(path, params=True)
-    expected = own.copy()
-    own[...] = 0
-    opt.load(path)
-    assert same([own], [expected])
-    vector = np.zeros(5 * sum(2 + r for r in range(size)), np.float32)
-    fastadam.Adam(vector).load(path)
-    assert same([vector], [np.concatenate([p.reshape(-1) for p in comm.allgather(expected)])])
-
-    few = np.ones(99 if rank == size - 1 else 4096, np.float32)
-    mixed = DistributedOptimizer(few, fastadam.Adam, state_dtype="int8")
-    check_refused([few], lambda: mixed.save(path), ValueError, "params has state in 8 bits on some")
-    coded = DistributedOptimizer(np.ones(4096, np.float32), fastadam.Adam, state_dtype="int8")
-    coded.save(path)
-    rest = 4096 * (size - 1) - 1
-    cut = np.ones(4097 if rank == 0 else rest // (size - 1), np.float32)
-    plain = DistributedOptimizer(cut, fastadam.Adam)
-    check_refused([cut], lambda: plain.load(path), ValueError, "begins at number 4097; expected")
-
-
 def schedule_free(path):
     """Averages of parts; a state at the point of evaluation is refused, as there is no train()."""
     w, own, of_all = np.ones(6), np.ones(6), np.ones(6)
@@ -773,19 +335,6 @@ def schedule_free(path):
         check_refused(
             [own, of_all], lambda opt=opt: opt.step(w), RuntimeError, "rank 0: the parameters"
         )
-
-
-def empty_parts(path):
-    """A rank without numbers may follow one whose last block is not whole; all may have none."""
-    options = {"state_dtype": "int8"}
-    w, none = np.ones(4099 if rank == 0 else 0, np.float32), np.ones((0, 3), np.float32)
-    opt = DistributedOptimizer([w, none], fastadam.Adam, **options)
-    opt.step([w, none])
-    opt.save(path, params=True)
-    opt.load(path)
-    alone = fastadam.Adam([np.ones(4099, np.float32), none.copy()], **options)
-    alone.load(path)
-    assert alone.finished_steps == 1
 
 
 def overflows():
@@ -846,4 +395,4 @@ def refusals():
 
 if __name__ == "__main__":
     name, *arguments = sys.argv[1:]
-    globals()[name](*arguments)
+    {**vars(mpi_parts), **vars(mpi_files), **globals()}[name](*arguments)

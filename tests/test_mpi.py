@@ -1,4 +1,4 @@
-"""fastadam.mpi under mpiexec; mpi_programs.py has what the processes do.
+"""fastadam.mpi under mpiexec; mpi_programs.py and its neighbours have what the processes do.
 
 FASTADAM_TEST_KILLS is how many ranks are killed while they save. With FASTADAM_TEST_LARGE=1 there
 is a test of more numbers than 32 bits count.
