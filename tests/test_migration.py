@@ -319,7 +319,7 @@ def defaults():
 
 
 def test_the_table_of_defaults():
-    table = TITLES['What "rounding" means'].partition("| | torch |")[2].partition("\n\n")[0]
+    table = TITLES['What "rounding" means'].partition("| default | torch |")[2].partition("\n\n")[0]
     head, _, *rows = [[c.strip() for c in line.split("|")] for line in table.splitlines()]
     names = ["torch", *filter(None, head)]
     rows = {cells[1]: dict(zip(names, cells[2:-1], strict=True)) for cells in rows}
