@@ -204,7 +204,7 @@ def build_and_try_wheel(session, folder):
 
     in_clean("pip", "install", "-q", "--only-binary", ":all:", TORCH, f"{repaired}[test-all]")
     needs = ["check_wheel", "guards", "objects", "project", "root"]  # what is not there
-    needs += ["mpi_inverse_problem", "roofline"]
+    needs += ["mpi_inverse_problem", "roofline", "scaling"]
     left_out = [f"--ignore=tests/test_{name}.py" for name in needs]
     part = ["-k", "backend or bits or digests or docs or arrays or optimizer or runtimes"]
     in_clean("pytest", "-q", *left_out, *(session.posargs or part))
