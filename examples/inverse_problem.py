@@ -103,6 +103,21 @@ def draw(images, path):
     figure.savefig(path, dpi=120)
 
 
+def compare(original, data, image, path):
+    """Print how near the data and the reconstruction are to the original, and draw all three."""
+    before, after = psnr(data, original), psnr(image, original)
+    print(f"PSNR: {before:.2f} dB blurred and noisy, {after:.2f} dB reconstructed")
+    draw(
+        {
+            "original": original,
+            f"blurred and noisy: {before:.1f} dB": data,
+            f"reconstruction: {after:.1f} dB": image,
+        },
+        path,
+    )
+    print(f"images: {path}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plot", default="inverse_problem.png", help="where to draw the images")
@@ -115,22 +130,12 @@ def main():
     data += NOISE * rng.standard_normal(data.shape, np.float32)
     image, seconds, in_optimizer = reconstruct(data, blur)
 
-    before, after = psnr(data, original), psnr(image, original)
     print(f"{image.size:,} unknowns, {image.dtype}")
-    print(f"PSNR: {before:.2f} dB blurred and noisy, {after:.2f} dB reconstructed")
     print(
         f"{STEPS} steps in {seconds:.1f} s: {in_optimizer:.2f} s in fastadam, "
         f"{seconds - in_optimizer:.1f} s for gradients"
     )
-    draw(
-        {
-            "original": original,
-            f"blurred and noisy: {before:.1f} dB": data,
-            f"reconstruction: {after:.1f} dB": image,
-        },
-        path,
-    )
-    print(f"images: {path}")
+    compare(original, data, image, path)
 
 
 if __name__ == "__main__":

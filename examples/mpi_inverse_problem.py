@@ -18,7 +18,7 @@ import argparse
 import time
 
 import numpy as np
-from inverse_problem import NOISE, RADIUS, ROUNDING, STEPS, WEIGHT, draw, psnr
+from inverse_problem import NOISE, RADIUS, ROUNDING, STEPS, WEIGHT, compare
 from mpi4py import MPI
 from scipy import ndimage
 from sklearn.datasets import load_sample_image
@@ -133,17 +133,7 @@ def main():
 
     original, data, image = gather(original), gather(data), gather(image)
     if ring.rank == 0:
-        before, after = psnr(data, original), psnr(image, original)
-        print(f"PSNR: {before:.2f} dB blurred and noisy, {after:.2f} dB reconstructed")
-        draw(
-            {
-                "original": original,
-                f"blurred and noisy: {before:.1f} dB": data,
-                f"reconstruction: {after:.1f} dB": image,
-            },
-            path,
-        )
-        print(f"images: {path}")
+        compare(original, data, image, path)
 
 
 if __name__ == "__main__":
